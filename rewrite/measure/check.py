@@ -1,0 +1,73 @@
+"""What must hold of runs and selections before anything is measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from rewrite.errors import DataError, near
+
+
+def check_runs(runs: Mapping[str, Sequence[object]], reference: str) -> None:
+    """At least two runs, the reference among them, equally many examples, at least one."""
+    if reference not in runs:
+        raise DataError(f"the reference run {reference!r} is not in the data: {near(reference, runs)}")
+    if len(runs) < 2:
+        raise DataError(
+            f"only the run {reference!r} is given; comparing needs a second one, "
+            "say {'clean': ..., 'corrupt': ...}"
+        )
+    counts = {run: len(examples) for run, examples in runs.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"every run needs one input per example; found numbers of inputs {counts}")
+    if counts[reference] == 0:
+        raise DataError("there are no examples; give at least one per run")
+
+
+def check_same(
+    i: int,
+    reference: str,
+    expected: Mapping[str, Tensor],
+    run: str,
+    found: Mapping[str, Tensor],
+) -> None:
+    """Example `i` has the same inputs, shapes and dtypes in both runs."""
+    if set(expected) != set(found):
+        raise DataError(
+            f"example {i}: run {run!r} has inputs {sorted(found)}, "
+            f"run {reference!r} has {sorted(expected)}; give both the same ones"
+        )
+    for name, value in found.items():
+        wanted = expected[name]
+        if value.shape == wanted.shape and value.dtype == wanted.dtype:
+            continue
+        raise DataError(
+            f"example {i}: input {name!r} of run {run!r} is {_kind(value)}, "
+            f"of run {reference!r} {_kind(wanted)}; activations of one run are used in the "
+            "other, so shapes and dtypes must agree"
+        )
+
+
+def positions(where: object, n: int) -> list[int]:
+    """Positions that `where` selects of `n`: a boolean mask, integers, or a slice."""
+    if isinstance(where, slice):
+        where = np.arange(n)[where]
+    chosen = np.atleast_1d(np.asarray(where))
+    if chosen.dtype == bool:
+        if chosen.shape != (n,):
+            raise DataError(f"a mask over {n} examples is needed, found shape {chosen.shape}")
+        chosen = np.flatnonzero(chosen)
+    if chosen.size == 0:
+        raise DataError(f"the subset selects none of {n} examples")
+    if not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim != 1:
+        raise DataError(f"select by a boolean mask or by integers, found {chosen.dtype}")
+    outside = chosen[(chosen < -n) | (chosen >= n)]
+    if outside.size:
+        raise DataError(f"there is no example {outside[0]}: positions go from 0 to {n - 1}")
+    return [int(i) for i in chosen % n]
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"

@@ -1,0 +1,246 @@
+"""Data: examples with one input per run, and what the right answer to each is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewrite.errors import DataError, FileError
+
+from .batch import Batch
+from .check import check_runs, check_same, positions
+from .text import Tokenizer, answer_token, check_lengths, token_ids
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """N examples, each with one input per run: a sample of the distribution D.
+
+    `runs[run][i]` holds the inputs of example `i` without a batch axis.  Examples may differ
+    in length; the runs of one example may not, since a path carries the activations of one
+    run to the positions of another.  `labels[name][i]` says what is right (or wrong) for
+    example `i`.  `reference` is the run whose output a hypothesis should reproduce.
+
+    >>> ids = {"clean": {"input_ids": torch.tensor([[1, 2]])},
+    ...        "corrupt": {"input_ids": torch.tensor([[1, 3]])}}
+    >>> Pairs.from_tensors(ids, labels={"correct": torch.tensor([4])})
+    Pairs(1 example, runs: clean, corrupt, reference: clean, labels: correct)
+
+    Source: Goldowsky-Dill, MacLeod, Sato, Arora 2023, "Localizing Model Behavior with Path
+    Patching": the joint distribution of reference and counterfactual inputs.
+    """
+
+    runs: Mapping[str, Sequence[Mapping[str, Tensor]]]
+    labels: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    reference: str = "clean"
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_runs(self.runs, self.reference)
+        columns = {**self.labels, **self.texts, **self.answers}
+        for name, values in columns.items():
+            if len(values) != len(self):
+                raise DataError(
+                    f"{name!r} has {len(values)} values for {len(self)} examples; give one each"
+                )
+        for run, examples in self.runs.items():
+            for i, example in enumerate(examples):
+                check_same(i, self.reference, self.runs[self.reference][i], run, example)
+
+    @classmethod
+    def from_text(
+        cls,
+        tokenizer: Tokenizer,
+        texts: Mapping[str, Sequence[str]],
+        answers: Mapping[str, Sequence[str]] | None = None,
+        reference: str = "clean",
+        *,
+        add_special_tokens: bool | None = None,
+    ) -> Pairs:
+        """Tokenise one list of texts per run; `answers` become labels of one token each.
+
+        `add_special_tokens=None` leaves the tokenizer's habit; say False if it appends an end
+        token, or the last row predicts what follows that.  No text is padded.
+
+            Pairs.from_text(
+                tokenizer,
+                {"clean": ["Mary ran to"], "corrupt": ["John ran to"]},
+                answers={"correct": [" Mary"], "wrong": [" John"]},
+            )
+
+        Raises DataError where the texts of one example differ in number of tokens, where an
+        answer is not exactly one known token, and where lists are empty or differ in length.
+        """
+        check_runs(texts, reference)
+        ids = {
+            run: [token_ids(tokenizer, text, add_special_tokens) for text in lines]
+            for run, lines in texts.items()
+        }
+        check_lengths(tokenizer, texts, ids, reference)
+        answers = answers or {}
+        labels = {
+            name: [answer_token(tokenizer, name, i, word) for i, word in enumerate(words)]
+            for name, words in answers.items()
+        }
+        return cls(
+            {run: [{"input_ids": torch.tensor(x)} for x in rows] for run, rows in ids.items()},
+            {name: [torch.tensor(token) for token in tokens] for name, tokens in labels.items()},
+            reference,
+            {run: tuple(lines) for run, lines in texts.items()},
+            {name: tuple(words) for name, words in answers.items()},
+        )
+
+    @classmethod
+    def from_tensors(
+        cls,
+        runs: Mapping[str, Mapping[str, Tensor]],
+        labels: Mapping[str, Tensor] | None = None,
+        reference: str = "clean",
+    ) -> Pairs:
+        """From `runs[run][input]` and `labels[name]`, tensors whose first axis is the example.
+
+            Pairs.from_tensors({"clean": {"x": x_r}, "corrupt": {"x": x_c}})
+
+        Raises DataError where runs differ in inputs, shapes or dtypes; says which and how.
+        """
+        split: dict[str, list[dict[str, Tensor]]] = {}
+        for run, inputs in runs.items():
+            counts = {name: len(value) for name, value in inputs.items()}
+            if len(set(counts.values())) != 1:
+                raise DataError(
+                    f"inputs of run {run!r} need one equal first axis, the example; found {counts}"
+                )
+            rows = zip(*(value.unbind(0) for value in inputs.values()), strict=True)
+            split[run] = [dict(zip(inputs, row, strict=True)) for row in rows]
+        kept = {name: torch.as_tensor(value).unbind(0) for name, value in (labels or {}).items()}
+        return cls(split, kept, reference)
+
+    def __len__(self) -> int:
+        return len(self.runs[self.reference])
+
+    @property
+    def run_names(self) -> tuple[str, ...]:
+        """Names of the runs, in the order given."""
+        return tuple(self.runs)
+
+    def batches(self, batch_size: int = 32) -> Iterator[Batch]:
+        """Every example once, in batches of equal shapes: `inputs[run][name]` is `[batch, ...]`.
+
+        `Batch.index` restores the original order: `effects[batch.index] = ...`.
+        """
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, found {batch_size}")
+        groups: dict[object, list[int]] = {}
+        for i in range(len(self)):
+            groups.setdefault(self._shapes(i), []).append(i)
+        for group in groups.values():
+            for start in range(0, len(group), batch_size):
+                yield self._batch(group[start : start + batch_size])
+
+    def subset(self, where: object) -> Pairs:
+        """Only the examples of a boolean mask `[n]`, of positions, or of a slice; in that order.
+
+        Raises DataError if nothing is left or a position does not exist.
+        """
+        keep = positions(where, len(self))
+
+        def pick(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+            return {name: [values[i] for i in keep] for name, values in columns.items()}
+
+        return Pairs(
+            pick(self.runs),
+            pick(self.labels),
+            self.reference,
+            pick(self.texts),
+            pick(self.answers),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and strings for JSON, one record per example; `from_dict` reads it back."""
+        first = self.runs[self.reference][0]
+        dtypes = {name: _dtype_name(value) for name, value in first.items()}
+        label_dtypes = {name: _dtype_name(values[0]) for name, values in self.labels.items()}
+        records: list[dict[str, Any]] = []
+        for i in range(len(self)):
+            inputs = {
+                run: {name: value.tolist() for name, value in examples[i].items()}
+                for run, examples in self.runs.items()
+            }
+            records.append(
+                {
+                    "texts": {run: values[i] for run, values in self.texts.items()},
+                    "answers": {name: values[i] for name, values in self.answers.items()},
+                    "labels": {name: values[i].tolist() for name, values in self.labels.items()},
+                    "inputs": inputs,
+                }
+            )
+        return {
+            "kind": "pairs",
+            "reference": self.reference,
+            "dtypes": dtypes,
+            "label_dtypes": label_dtypes,
+            "examples": records,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Pairs:
+        """Read what `to_dict` wrote.  Raises FileError if it is something else."""
+        if data.get("kind") != "pairs":
+            raise FileError(f"expected kind 'pairs', found {data.get('kind')!r}")
+        records = data["examples"]
+        if not records:
+            raise DataError("there are no examples; write at least one")
+        dtypes, label_dtypes = data["dtypes"], data["label_dtypes"]
+
+        def tensor(value: Any, dtype: str) -> Tensor:
+            return torch.tensor(value, dtype=getattr(torch, dtype))
+
+        def column(key: str, name: str) -> list[Any]:
+            return [record[key][name] for record in records]
+
+        runs = {
+            run: [
+                {name: tensor(value, dtypes[name]) for name, value in inputs.items()}
+                for inputs in column("inputs", run)
+            ]
+            for run in records[0]["inputs"]
+        }
+        labels = {
+            name: [tensor(value, dtype) for value in column("labels", name)]
+            for name, dtype in label_dtypes.items()
+        }
+        texts = {run: column("texts", run) for run in records[0]["texts"]}
+        answers = {name: column("answers", name) for name in records[0]["answers"]}
+        return cls(runs, labels, data["reference"], texts, answers)
+
+    def __repr__(self) -> str:
+        count = f"{len(self)} example{'s' if len(self) > 1 else ''}"
+        runs, labels = ", ".join(self.runs), ", ".join(self.labels) or "none"
+        return f"Pairs({count}, runs: {runs}, reference: {self.reference}, labels: {labels})"
+
+    def _shapes(self, i: int) -> tuple[object, ...]:
+        inputs = self.runs[self.reference][i]
+        labels = tuple(values[i].shape for values in self.labels.values())
+        return tuple((name, value.shape) for name, value in inputs.items()), labels
+
+    def _batch(self, index: list[int]) -> Batch:
+        inputs = {
+            run: {
+                name: torch.stack([examples[i][name] for i in index])
+                for name in examples[index[0]]
+            }
+            for run, examples in self.runs.items()
+        }
+        labels = {
+            name: torch.stack([values[i] for i in index]) for name, values in self.labels.items()
+        }
+        return Batch(inputs, torch.tensor(index), labels, self.reference)
+
+
+def _dtype_name(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
