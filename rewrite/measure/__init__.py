@@ -1,0 +1,26 @@
+"""Data, metrics, statistics and results of path patching experiments."""
+
+from .batch import Batch
+from .metrics import METRICS, Metric, custom, kl_divergence, logit_diff, loss_diff, metric
+from .pairs import Pairs
+from .result import Result, draw_ladder, ladder_table
+from .stats import Estimate, aue, bootstrap, explained
+
+__all__ = [
+    "METRICS",
+    "Batch",
+    "Estimate",
+    "Metric",
+    "Pairs",
+    "Result",
+    "aue",
+    "bootstrap",
+    "custom",
+    "draw_ladder",
+    "explained",
+    "kl_divergence",
+    "ladder_table",
+    "logit_diff",
+    "loss_diff",
+    "metric",
+]

@@ -13,7 +13,9 @@ from rewrite.errors import DataError, near
 def check_runs(runs: Mapping[str, Sequence[object]], reference: str) -> None:
     """At least two runs, the reference among them, equally many examples, at least one."""
     if reference not in runs:
-        raise DataError(f"the reference run {reference!r} is not in the data: {near(reference, runs)}")
+        raise DataError(
+            f"the reference run {reference!r} is not in the data: {near(reference, runs)}"
+        )
     if len(runs) < 2:
         raise DataError(
             f"only the run {reference!r} is given; comparing needs a second one, "

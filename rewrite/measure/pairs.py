@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -42,8 +43,8 @@ class Pairs:
 
     def __post_init__(self) -> None:
         check_runs(self.runs, self.reference)
-        columns = {**self.labels, **self.texts, **self.answers}
-        for name, values in columns.items():
+        columns = (self.labels, self.texts, self.answers)
+        for name, values in chain.from_iterable(column.items() for column in columns):
             if len(values) != len(self):
                 raise DataError(
                     f"{name!r} has {len(values)} values for {len(self)} examples; give one each"
@@ -77,6 +78,9 @@ class Pairs:
         answer is not exactly one known token, and where lists are empty or differ in length.
         """
         check_runs(texts, reference)
+        for name, lines in {**texts, **(answers or {})}.items():
+            if isinstance(lines, str):
+                raise DataError(f"{name!r} is one text; write a list of texts: [{lines!r}]")
         ids = {
             run: [token_ids(tokenizer, text, add_special_tokens) for text in lines]
             for run, lines in texts.items()
@@ -231,8 +235,7 @@ class Pairs:
     def _batch(self, index: list[int]) -> Batch:
         inputs = {
             run: {
-                name: torch.stack([examples[i][name] for i in index])
-                for name in examples[index[0]]
+                name: torch.stack([examples[i][name] for i in index]) for name in examples[index[0]]
             }
             for run, examples in self.runs.items()
         }

@@ -1,0 +1,186 @@
+"""`Graph`: a `torch.fx.GraphModule` together with what a caller must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import InputError, near
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What one input must look like: dimensions are fixed sizes, or names that must agree.
+
+    >>> InputSpec("input_ids", ("batch", "seq"), torch.int64).describe()
+    'input_ids: int64 [batch, seq]'
+    """
+
+    name: str
+    shape: tuple[Dim, ...]
+    dtype: torch.dtype
+
+    def describe(self) -> str:
+        """The specification on one line."""
+        dims = ", ".join(str(dim) for dim in self.shape)
+        return f"{self.name}: {str(self.dtype).removeprefix('torch.')} [{dims}]"
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """How the flat tuple of output tensors becomes what the model itself returns."""
+
+    names: tuple[str, ...]
+    build: Callable[[dict[str, Tensor]], Any]
+
+    def __call__(self, values: tuple[Tensor, ...]) -> Any:
+        return self.build(dict(zip(self.names, values, strict=True)))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Measured agreement of a graph with the eager model, on shapes it was not traced with.
+
+    `difference` is the largest absolute difference over all outputs and `shapes`;
+    0.0 means bit for bit.
+    """
+
+    difference: float
+    scale: float
+    shapes: tuple[str, ...]
+    method: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        how = "bit for bit" if self.difference == 0 else f"to {self.difference:.1e}"
+        text = f"equals the model {how} on {', '.join(self.shapes)}; {self.method}"
+        return "; ".join((text, *self.notes))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An executable graph: callable like the model, printable, never changed in place.
+
+    `module` is an ordinary `fx.GraphModule` whose parameters are the model's own.
+
+    >>> import rewrite as rw
+    >>> graph = rw.trace(torch.nn.Linear(2, 3).eval(), inputs={"input": torch.ones(3, 2)})
+    >>> graph(input=torch.ones(5, 2)).shape
+    torch.Size([5, 3])
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[InputSpec, ...]
+    outputs: OutputSpec
+    name: str = "graph"
+    certificate: Certificate | None = None
+    context: frozenset[str] = field(default_factory=frozenset)
+
+    def __call__(self, **inputs: Tensor) -> Any:
+        return self.outputs(self.flat(**inputs))
+
+    def flat(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        """The output tensors, in the order of `outputs.names`."""
+        self.check(inputs)
+        return self.module(*(inputs[spec.name] for spec in self.inputs))
+
+    def check(self, inputs: Mapping[str, Tensor], who: str = "") -> dict[str, int]:
+        """Raise `InputError` unless `inputs` fit; returns the sizes of the named dimensions."""
+        names = [spec.name for spec in self.inputs]
+        where = f"{self.name}{f' ({who})' if who else ''}"
+        if extra := [name for name in inputs if name not in names]:
+            raise InputError(f"{where} has no input {extra[0]!r}; {near(extra[0], names)}")
+        if missing := [name for name in names if name not in inputs]:
+            call = ", ".join(f"{name}=..." for name in names)
+            raise InputError(f"{where} needs the input {missing[0]!r}: call it with ({call})")
+        sizes: dict[str, int] = {}
+        for spec in self.inputs:
+            _check_one(spec, inputs[spec.name], sizes, where)
+        return sizes
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that compute, in order."""
+        hidden = {"placeholder", "output", "get_attr"}
+        return tuple(node.name for node in self.module.graph.nodes if node.op not in hidden)
+
+    @property
+    def code(self) -> str:
+        """Python source of the graph."""
+        return self.module.code
+
+    def with_module(self, module: fx.GraphModule) -> Graph:
+        """The same interface over another module; its certificate is gone with the old one."""
+        return replace(self, module=module, certificate=None)
+
+    def components(self, sources: tuple[str, ...] | None = None) -> Any:
+        """The component graph: embedding, heads with q/k/v ports, MLPs, logits, by name.
+
+        `sources` are the inputs at which paths begin (default: every value input).
+        """
+        from rewrite.parts import components
+
+        return components(self, sources)
+
+    def get(self, name: str) -> fx.Node:
+        """The node called `name`; an unknown name is an error with near misses."""
+        from rewrite.ir import surgery
+
+        return surgery.get(self.module.graph, name)
+
+    def replace(self, name: str, by: Callable[..., Any] | Tensor) -> Graph:
+        """A new graph in which node `name` is computed by `by` from the same inputs."""
+        from rewrite.ir import surgery
+
+        return self.with_module(surgery.replace(self.module, name, by))
+
+    def insert(self, after: str, function: Callable[[Tensor], Tensor]) -> Graph:
+        """A new graph in which all readers of `after` read `function(after)` instead."""
+        from rewrite.ir import surgery
+
+        return self.with_module(surgery.insert(self.module, after, function))
+
+    def delete(self, name: str) -> Graph:
+        """A new graph without node `name`: its readers read its first operand instead."""
+        from rewrite.ir import surgery
+
+        return self.with_module(surgery.delete(self.module, name))
+
+    def paths_between(self, start: str, end: str, limit: int = 1000) -> list[tuple[str, ...]]:
+        """Up to `limit` paths of node names from `start` to `end`."""
+        from rewrite.ir import surgery
+
+        return surgery.paths_between(self.module.graph, start, end, limit)
+
+    def draw(self, path: Any = None, **options: Any) -> Any:
+        """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
+        from rewrite.draw import draw
+
+        return draw(self, path, **options)
+
+    def _repr_svg_(self) -> str:
+        from rewrite.draw import svg
+
+        return svg(self)
+
+
+def _check_one(spec: InputSpec, value: Tensor, sizes: dict[str, int], where: str) -> None:
+    if not isinstance(value, Tensor):
+        found = type(value).__name__
+        raise InputError(f"{where}: {spec.name} must be a tensor, found {found}")
+    found = f"found {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if value.ndim != len(spec.shape) or value.dtype != spec.dtype:
+        raise InputError(f"{where}: expected {spec.describe()}, {found}")
+    for dim, size in zip(spec.shape, value.shape, strict=True):
+        wanted = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
+        if size != wanted:
+            why = "fixed when the model was traced" if isinstance(dim, int) else f"{dim}={wanted}"
+            raise InputError(f"{where}: expected {spec.describe()} with size {wanted} "
+                             f"({why}), {found}")

@@ -1,0 +1,259 @@
+"""What an experiment found: per-example effects, and estimates that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rewrite.errors import DataError, FileError, MissingPackage
+
+from .check import positions
+from .stats import Effects, Estimate, as_effects, aue, explained
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NULL = "nothing important"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One hypothesis measured on N examples.
+
+    `effects[i]` is delta(G(x_r), G_H(x_r, x_c)) of example i, `null_effects[i]` the same for
+    the null hypothesis, both in the unit of the metric.  `scores` and `reference_scores` say
+    how well the hypothesis's and the reference's own outputs do, where the metric knows.
+    `index` holds the examples' positions in the data set.  Estimates are computed from these
+    numbers when asked for, so they cannot disagree with them.
+
+    >>> result = Result("a5.h3 -> logits", "logit_diff", effects=[1, 0], null_effects=[2, 2])
+    >>> result.explained.value
+    0.75
+
+    Raises DataError for values that are missing, unequal in number or not finite.
+    Source: Goldowsky-Dill, MacLeod, Sato, Arora 2023, "Localizing Model Behavior with Path
+    Patching".
+    """
+
+    hypothesis: str
+    metric: str
+    effects: Effects
+    null_effects: Effects
+    null: str = NULL
+    scores: Effects | None = None
+    reference_scores: Effects | None = None
+    index: np.ndarray | None = None
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    draws: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("effects", "null_effects", "scores", "reference_scores"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_effects(getattr(self, name), name))
+        index = np.arange(self.n) if self.index is None else np.array(self.index, dtype=np.int64)
+        index.setflags(write=False)
+        object.__setattr__(self, "index", index)
+        object.__setattr__(self, "notes", tuple(self.notes))
+        counts = {name: len(values) for name, values in self._columns().items()}
+        if set(counts.values()) != {self.n}:
+            raise DataError(f"every column needs one value per example; found numbers {counts}")
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return len(self.effects)
+
+    @cached_property
+    def aue(self) -> Estimate:
+        """Average unexplained effect, in the unit of the metric."""
+        return aue(self.effects, **self._options)
+
+    @cached_property
+    def ate(self) -> Estimate:
+        """Average total effect: the null hypothesis's AUE."""
+        return aue(self.null_effects, **self._options)
+
+    @cached_property
+    def explained(self) -> Estimate:
+        """Proportion explained, `1 - AUE / ATE`, with a paired interval; may be negative."""
+        return explained(self.effects, self.null_effects, **self._options)
+
+    @property
+    def table(self) -> DataFrame:
+        """One row per example: its index, texts, scores and effects, where known."""
+        return data_frame(self._columns())
+
+    def subset(self, where: object) -> Result:
+        """Only the examples of a boolean mask `[n]`, of positions, or of a slice.
+
+        Estimates are computed anew.  Raises DataError if nothing is left.
+        """
+        keep = positions(where, self.n)
+
+        def pick(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[keep]
+
+        return replace(
+            self,
+            effects=self.effects[keep],
+            null_effects=self.null_effects[keep],
+            scores=pick(self.scores),
+            reference_scores=pick(self.reference_scores),
+            index=pick(self.index),
+            texts={run: [lines[i] for i in keep] for run, lines in self.texts.items()},
+            notes=(*self.notes, f"subset: {len(keep)} of {self.n} examples"),
+        )
+
+    def draw(self, path: str | Path) -> Path:
+        """Scatter of unexplained over total effect, one point per example; SVG, PNG or PDF.
+
+        Points on the dashed diagonal are not explained at all, points on the ground fully.
+        Returns the path.  Raises FileError for another kind of file.
+        """
+        from .figures import draw_result
+
+        return draw_result(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: estimates for people, examples for `from_dict`."""
+        columns = self._columns()
+        rows = zip(*(list(values) for values in columns.values()), strict=True)
+        return {
+            "kind": "result",
+            "hypothesis": self.hypothesis,
+            "metric": self.metric,
+            "null": self.null,
+            "n": self.n,
+            "explained": self.explained.to_dict(),
+            "aue": self.aue.to_dict(),
+            "ate": self.ate.to_dict(),
+            "notes": list(self.notes),
+            "bootstrap": self._options,
+            "runs": list(self.texts),
+            "examples": [
+                {name: _plain(value) for name, value in zip(columns, row, strict=True)}
+                for row in rows
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Result:
+        """Read what `to_dict` wrote.  Raises FileError if it is something else."""
+        if data.get("kind") != "result":
+            raise FileError(f"expected kind 'result', found {data.get('kind')!r}")
+        examples: list[dict[str, Any]] = data["examples"]
+
+        def column(name: str) -> Any:
+            return [row[name] for row in examples] if name in examples[0] else None
+
+        return cls(
+            data["hypothesis"],
+            data["metric"],
+            effects=column("effect"),
+            null_effects=column("null_effect"),
+            null=data["null"],
+            scores=column("hypothesis_score"),
+            reference_scores=column("reference_score"),
+            index=column("index"),
+            texts={run: column(f"text_{run}") for run in data["runs"]},
+            notes=data["notes"],
+            **data["bootstrap"],
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            self.hypothesis,
+            f"  explained  {self.explained}",
+            f"  AUE        {self.aue}",
+            f"  ATE        {self.ate}",
+            f"  {self.metric}, null: {self.null}, n = {self.n}",
+        ]
+        return "\n".join(lines + [f"  note: {note}" for note in self._all_notes()])
+
+    def _repr_html_(self) -> str:
+        rows = {"explained": self.explained, "AUE": self.aue, "ATE": self.ate}
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in rows.items()
+        )
+        foot = escape(f"{self.metric}, null: {self.null}, n = {self.n}")
+        notes = "".join(f"<br>note: {escape(note)}" for note in self._all_notes())
+        return (
+            f"<table><caption><b>{escape(self.hypothesis)}</b></caption>{cells}"
+            f"<tr><td colspan='2'><small>{foot}{notes}</small></td></tr></table>"
+        )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"draws": self.draws, "seed": self.seed, "level": self.level}
+
+    def _all_notes(self) -> list[str]:
+        signed = bool((self.effects < 0).any() or (self.null_effects < 0).any())
+        found = [note for note in dict.fromkeys([self.explained.note, self.aue.note]) if note]
+        cancel = ["effects are signed: they cancel over examples and flatter the hypothesis"]
+        return [*self.notes, *found, *(cancel if signed else [])]
+
+    def _columns(self) -> dict[str, Any]:
+        columns: dict[str, Any] = {"index": self.index}
+        columns |= {f"text_{run}": list(lines) for run, lines in self.texts.items()}
+        columns |= {"reference_score": self.reference_scores, "hypothesis_score": self.scores}
+        columns |= {"effect": self.effects, "null_effect": self.null_effects}
+        return {name: values for name, values in columns.items() if values is not None}
+
+
+def ladder_table(results: Sequence[Result]) -> DataFrame:
+    """Hypotheses side by side: one row per result, in the order given.
+
+    >>> ladder_table([Result("m0", "loss_diff", [1.0], [4.0])])["explained"].tolist()
+    [0.75]
+    """
+    names = ["hypothesis", "explained", "low", "high", "aue", "ate", "n", "metric", "null"]
+    rows = [
+        (
+            result.hypothesis,
+            result.explained.value,
+            result.explained.low,
+            result.explained.high,
+            result.aue.value,
+            result.ate.value,
+            result.n,
+            result.metric,
+            result.null,
+        )
+        for result in results
+    ]
+    return data_frame({name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+
+def draw_ladder(results: Sequence[Result], path: str | Path) -> Path:
+    """One bar per hypothesis: proportion explained, with its interval; SVG, PNG or PDF.
+
+        draw_ladder([direct, with_mlps, everything], "ladder.svg")
+
+    Returns the path.  Raises DataError without results, FileError for another kind of file.
+    """
+    from .figures import draw_ladder as draw
+
+    return draw(results, path)
+
+
+def data_frame(columns: Mapping[str, Any]) -> DataFrame:
+    """A pandas table; MissingPackage says how to install pandas."""
+    try:
+        from pandas import DataFrame
+    except ImportError as error:
+        raise MissingPackage("tables need pandas: pip install pandas") from error
+    return DataFrame(dict(columns))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,211 @@
+"""Regular expressions over letters 0, 1, ..., each kept once, and their derivatives.
+
+The derivative of a language L by a letter c is `{ w : cw in L }`.  Of a regular expression
+it is again one, and only finitely many come about when unions are kept as sets (Brzozowski,
+"Derivatives of Regular Expressions", 1964): they are the states of a deterministic automaton.
+Intersection is written with union and complement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One letter out of a set, given as a bit mask.  The mask 0 is the empty language."""
+
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """The empty word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cat:
+    """One expression, then another.  The first is itself no `Cat`."""
+
+    first: int
+    then: int
+
+
+@dataclass(frozen=True, slots=True)
+class Star:
+    """Any number of words of an expression."""
+
+    body: int
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A union: no member is a union, and at most one is a `Leaf`."""
+
+    members: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Every word that the expression does not have."""
+
+    body: int
+
+
+Term = Leaf | Empty | Cat | Star | Either | Other
+
+
+class Expressions:
+    """A store of expressions: equal terms have equal numbers, so `==` is on integers.
+
+    Each constructor gives the number of a simplified term; its equations stand beside it.
+
+    >>> e = Expressions(letters=2)
+    >>> ab = e.cat(e.leaf(0b01), e.leaf(0b10))
+    >>> e.nullable(e.derive(e.derive(ab, 0), 1))
+    True
+    """
+
+    def __init__(self, letters: int) -> None:
+        self._any = (1 << letters) - 1
+        self._terms: list[Term] = []
+        self._nullable: list[bool] = []
+        self._numbers: dict[Term, int] = {}
+        self._derived: dict[tuple[int, int], int] = {}
+        self.none = self._number(Leaf(0), False)
+        self.empty = self._number(Empty(), True)
+        self.every = self._number(Other(self.none), True)
+
+    def _number(self, term: Term, nullable: bool) -> int:
+        number = self._numbers.setdefault(term, len(self._terms))
+        if number == len(self._terms):
+            self._terms.append(term)
+            self._nullable.append(nullable)
+        return number
+
+    def nullable(self, number: int) -> bool:
+        """Whether the language has the empty word."""
+        return self._nullable[number]
+
+    def leaf(self, mask: int) -> int:
+        """One of the letters whose bits are set in `mask`."""
+        return self._number(Leaf(mask), False)
+
+    def cat(self, *parts: int) -> int:
+        """One part after another; `every` alone is what `...` means."""
+        return reduce(lambda then, first: self._cat(first, then), reversed(parts), self.empty)
+
+    def _cat(self, first: int, then: int) -> int:
+        if self.none in (first, then):  # none A = A none = none
+            return self.none
+        if then == self.empty:  # A empty = A
+            return first
+        if self.every in (first, then) and self.nullable(first) and self.nullable(then):
+            return self.every  # every A = A every = every, when A has the empty word
+        match self._terms[first]:
+            case Empty():  # empty A = A
+                return then
+            case Cat(head, tail):  # (A B) C = A (B C)
+                return self._cat(head, self._cat(tail, then))
+            case Either(members):  # (A | B) C = A C | B C
+                return self.either(*(self._cat(member, then) for member in members))
+            case Other() if first == self.every and self._starts_with_every(then):
+                return then  # every every A = every A
+            case _:
+                nullable = self.nullable(first) and self.nullable(then)
+                return self._number(Cat(first, then), nullable)
+
+    def star(self, body: int) -> int:
+        """Any number of words of `body`."""
+        match self._terms[body]:
+            case Leaf(0) | Empty():  # none* = empty* = empty
+                return self.empty
+            case Leaf(self._any):  # any* = every
+                return self.every
+            case Star():  # A** = A*
+                return body
+            case _ if body == self.every:  # every* = every
+                return body
+            case _:
+                return self._number(Star(body), True)
+
+    def other(self, body: int) -> int:
+        """The complement of `body`."""
+        match self._terms[body]:
+            case Other(inner):  # ~~A = A
+                return inner
+            case _:
+                return self._number(Other(body), not self.nullable(body))
+
+    def both(self, *parts: int) -> int:
+        """The intersection: A & B = ~(~A | ~B)."""
+        return self.other(self.either(*map(self.other, parts)))
+
+    def either(self, *parts: int) -> int:
+        """The union.  It is a set: order and repetition of its parts do not matter."""
+        members: set[int] = set()
+        mask = 0
+        for part in self._open(parts):  # (A | B) | C = A | B | C
+            match self._terms[part]:
+                case Leaf(letters):  # letter sets unite
+                    mask |= letters
+                case _:
+                    members.add(part)
+        if mask:
+            members.add(self.leaf(mask))
+        if self.empty in members and any(map(self.nullable, members - {self.empty})):
+            members.discard(self.empty)  # A | empty = A, when A has the empty word
+        members -= {part for part in members if self._ends_in(part, members)}
+        if self._covers(members):
+            return self.every
+        if len(members) < 2:  # the union of nothing is none
+            return next(iter(members), self.none)
+        return self._number(Either(frozenset(members)), any(map(self.nullable, members)))
+
+    def _open(self, parts: Iterable[int]) -> Iterator[int]:
+        for part in parts:
+            term = self._terms[part]
+            yield from term.members if isinstance(term, Either) else (part,)
+
+    def _covers(self, members: set[int]) -> bool:
+        """A | ~A = every: whether a member is `every` or the complement of others."""
+        bodies = (term.body for m in members if isinstance(term := self._terms[m], Other))
+        return any(members.issuperset(self._open((body,))) or body == self.none for body in bodies)
+
+    def _starts_with_every(self, number: int) -> bool:
+        term = self._terms[number]
+        return isinstance(term, Cat) and term.first == self.every
+
+    def _ends_in(self, part: int, members: set[int]) -> bool:
+        """A every B | every B = every B: whether `part` adds nothing to another member."""
+        term = self._terms[part]
+        while isinstance(term, Cat):
+            if term.then in members and self._starts_with_every(term.then):
+                return True
+            term = self._terms[term.then]
+        return False
+
+    def derive(self, number: int, letter: int) -> int:
+        """What may follow `letter`: the derivative, remembered."""
+        key = number, letter
+        if key not in self._derived:
+            self._derived[key] = self._derive(number, letter)
+        return self._derived[key]
+
+    def _derive(self, number: int, letter: int) -> int:
+        match self._terms[number]:
+            case Empty():
+                return self.none
+            case Leaf(mask):
+                return self.empty if mask >> letter & 1 else self.none
+            case Cat(first, then):
+                rest = self._cat(self.derive(first, letter), then)
+                return self.either(rest, self.derive(then, letter)) if self.nullable(first) else rest
+            case Star(body):
+                return self._cat(self.derive(body, letter), number)
+            case Either(members):
+                return self.either(*(self.derive(member, letter) for member in members))
+            case Other(body):
+                return self.other(self.derive(body, letter))

@@ -1,0 +1,83 @@
+"""Name atoms: `a5.h3`, `a*.h[0-3]`, `m{1,2}` and the symbols that they stand for.
+
+An atom is kept as its text.  A symbol matches when the segments of the atom match the
+first segments of the symbol, so `a5` means every head of layer 5 and every port of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+PIECE = r"(?:[A-Za-z0-9_*]|\[[^\]]*\]|\{[^}]*\})+"
+ATOM = rf"{PIECE}(?:\.{PIECE})*"
+
+WIDEST = 100_000  # numbers in one range: each is spelt out when the atom is compiled
+
+_BRACKET = re.compile(r"\[[^\]]*\]|\{[^}]*\}")
+_PART = re.compile(rf"{_BRACKET.pattern}|.")
+_RANGE = re.compile(r"\[([0-9]+)-([0-9]+)\]")
+_LIST = re.compile(r"\{\w+(,\w+)*\}", re.ASCII)
+
+
+def tidy(atom: str) -> str:
+    """The atom without the spaces that brackets may hold.
+
+    >>> tidy("a[5 - 7].h{1, 3}")
+    'a[5-7].h{1,3}'
+    """
+    return re.sub(r"\s+", "", atom)
+
+
+def faults(atom: str) -> Iterable[tuple[int, int, str]]:
+    """Brackets that cannot be read: where, how wide, and what to write instead.
+
+    >>> list(faults("a[7-5]"))
+    [(1, 5, 'the range [7-5] is reversed: write [5-7]')]
+    """
+    for found in _BRACKET.finditer(atom):
+        if fault := _fault(tidy(found[0])):
+            yield found.start(), len(found[0]), fault
+
+
+def _fault(bracket: str) -> str | None:
+    if bracket.startswith("{"):
+        return None if _LIST.fullmatch(bracket) else "a list holds names or numbers: write {1,3}"
+    if not (ends := _RANGE.fullmatch(bracket)):
+        return "a range has two numbers: write [5-7]"
+    low, high = int(ends[1]), int(ends[2])
+    if low > high:
+        return f"the range {bracket} is reversed: write [{high}-{low}]"
+    if high - low >= WIDEST:
+        return f"the range {bracket} is too wide: write * for any name"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def compiled(atom: str) -> re.Pattern[str]:
+    """The atom as a regular expression that matches a prefix of whole segments.
+
+    >>> bool(compiled("a[4-5].h*").match("a5.h3.q")), bool(compiled("a5").match("a51.h3"))
+    (True, False)
+    """
+    return re.compile("".join(map(_regex, _PART.findall(atom))) + r"(?=\.|\Z)")
+
+
+def _regex(part: str) -> str:
+    if part == "*":
+        return r"[^.]*"
+    if ends := _RANGE.fullmatch(part):
+        return f"(?:{'|'.join(map(str, range(int(ends[1]), int(ends[2]) + 1)))})"
+    if part.startswith("{"):
+        return f"(?:{part[1:-1].replace(',', '|')})"
+    return re.escape(part)
+
+
+def matches(atom: str, spellings: Iterable[str]) -> bool:
+    """Whether the atom names a symbol that has these spellings.
+
+    >>> matches("a5.kv1", ("a5.h3.k", "a5.kv1.k"))
+    True
+    """
+    return any(map(compiled(atom).match, spellings))

@@ -1,0 +1,71 @@
+"""Removal of what export leaves behind.  Every step keeps the values bit for bit."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+CHECKS = {
+    aten._assert_async.msg, aten._assert_async.default, aten._assert_scalar.default,
+    aten._assert_tensor_metadata.default, aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+}
+CASTS = {
+    aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default,
+    aten._to_copy.default,
+}
+SAME = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
+
+
+def clean(graph: fx.Graph) -> None:
+    """Drop checks, then nodes that return their first operand unchanged, then dead code."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and (node.target in CHECKS or _is_guard(node)):
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.op == "call_module" and "guards" in str(node.target):
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and _changes_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def mutates(graph: fx.Graph) -> list[fx.Node]:
+    """Nodes that write into an operand."""
+    return [
+        node
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    ]
+
+
+def _is_guard(node: fx.Node) -> bool:
+    return not node.users and getattr(node.target, "__name__", "") in {"_assert", "_check"}
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    if node.target in SAME:  # alias(x) -> x
+        return True
+    if node.target in CASTS:  # x.to(x.dtype) -> x
+        return _same_kind(node) and not node.kwargs.get("copy", False)
+    if node.target is aten.dropout.default:  # dropout(x, p, train=False) -> x
+        return node.args[2] is False
+    if node.target is aten.slice.Tensor:  # x[0:] -> x
+        start, end, step = (*node.args[2:], *(None, None, 1)[len(node.args[2:]):])[:3]
+        return start in (0, None) and (end is None or end == sys.maxsize) and step in (None, 1)
+    return False
+
+
+def _same_kind(node: fx.Node) -> bool:
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")
+    return (
+        isinstance(before, Tensor)
+        and isinstance(after, Tensor)
+        and (before.dtype, before.device, before.layout) == (after.dtype, after.device, after.layout)
+    )

@@ -1,0 +1,45 @@
+"""Tiny random models: a family is one line.  Nothing is downloaded."""
+
+from __future__ import annotations
+
+import torch
+import transformers as tf
+
+VOCAB = 97
+SMALL = {
+    "vocab_size": VOCAB, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "max_position_embeddings": 64,
+}
+GQA = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
+GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
+        "bos_token_id": None, "eos_token_id": None}
+
+FAMILIES = {
+    "gpt2": (tf.GPT2LMHeadModel, tf.GPT2Config, GPT2),
+    "gpt_neox": (tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig, SMALL),
+    "llama": (tf.LlamaForCausalLM, tf.LlamaConfig, GQA),
+    "qwen3": (tf.Qwen3ForCausalLM, tf.Qwen3Config, GQA),
+    "gemma3": (tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, GQA | {"sliding_window": 8}),
+    "bert": (tf.BertForMaskedLM, tf.BertConfig, SMALL | {"pad_token_id": 0}),
+}
+
+
+def tiny(family: str, dtype: torch.dtype = torch.float32, **changes: object) -> torch.nn.Module:
+    """A random model in eval mode, with weights large enough that every head matters."""
+    model_class, config_class, options = FAMILIES[family]
+    torch.manual_seed(0)
+    model = model_class(config_class(**(options | changes))).to(dtype).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, 0.3)
+            elif "bias" in name:
+                parameter.normal_(0, 0.1)
+    return model
+
+
+def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    """Random token ids `[batch, length]`."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(1, VOCAB, (batch, length), generator=draw)
