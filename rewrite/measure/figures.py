@@ -1,4 +1,4 @@
-"""Figures of results.  They use matplotlib's objects: no pyplot, no open windows."""
+"""Two figures, scatter and bars.  They use matplotlib's objects: no pyplot, no open windows."""
 
 from __future__ import annotations
 
@@ -11,63 +11,82 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rewrite.errors import DataError, FileError, MissingPackage
+from rewrite.errors import FileError, MissingPackage
 
-from .stats import Estimate
+from .stats import Effects, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .result import Result
-
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#767676", "#E6E6E6"
 _KINDS = (".svg", ".png", ".pdf")
 
 
-def draw_result(result: Result, path: str | Path) -> Path:
-    """Unexplained over total effect, one point per example; see `Result.draw`."""
-    figure = _figure(6.4, 5.6)
-    axes: Axes = figure.add_subplot()
-    x, y = result.null_effects, result.effects
-    low, high = min(0.0, x.min(), y.min()), max(x.max(), y.max(), 0.0)
-    margin = 0.04 * (high - low or 1.0)
+def draw_scatter(
+    path: str | Path,
+    *,
+    title: str,
+    effects: Effects,
+    null_effects: Effects,
+    share: Estimate,
+    metric: str,
+    null: str,
+) -> Path:
+    """Unexplained over total effect `[n]`, one point per example; see `Result.draw`."""
+    x, y = null_effects, effects
+    low, high = min(0.0, x.min(), y.min()), max(0.0, x.max(), y.max()) or 1.0
+    margin = 0.06 * (high - low)
     left, right = low - margin, high + margin
-    span = np.array([low, right])
+    top = max(0.55 * right, min(right, 1.2 * y.max()))  # no empty half above good hypotheses
+    figure = _figure(6.4, 1.5 + 5.4 * (top - left) / (right - left))
+    axes: Axes = figure.add_subplot()
 
-    share = result.explained
+    span = np.array([low, right])
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.plot(span, span, color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="0 % explained")
+    axes.plot(span, span, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    note: dict[str, Any] = {"color": GREY, "fontsize": 9, "rotation_mode": "anchor"}
+    at = 0.72 * top
+    axes.text(at, at + 0.2 * margin, "0 % explained", rotation=45, ha="center", **note)
+    axes.text(right, -0.2 * margin, "100 % explained", ha="right", va="top", **note)
     if not isnan(share.low):
         edges = (1 - share.high) * span, (1 - share.low) * span
         axes.fill_between(span, *edges, color=ORANGE, alpha=0.18, linewidth=0)
     if not isnan(share.value):
         label = f"AUE / ATE = {1 - share.value:.2f}"
         axes.plot(span, (1 - share.value) * span, color=ORANGE, linewidth=2, label=label)
-    alpha = float(np.clip(30 / np.sqrt(result.n) / 3, 0.15, 0.8))
+    alpha = float(np.clip(10 / np.sqrt(len(x)), 0.15, 0.8))
     axes.scatter(x, y, s=20, color=BLUE, alpha=alpha, linewidths=0, zorder=3, label="one example")
 
-    axes.set(xlim=(left, right), ylim=(left, right), aspect="equal")
-    axes.set_xlabel(f"total effect: {result.null}  ({result.metric})")
-    axes.set_ylabel(f"unexplained effect  ({result.metric})")
+    axes.set(xlim=(left, right), ylim=(left, top), aspect="equal")
+    axes.set_xlabel(f"total effect, null: {null}  ({metric})", parse_math=False)
+    axes.set_ylabel("unexplained effect")
     axes.legend(loc="upper left", frameon=False, fontsize=9)
     _bare(axes)
-    title = "\n".join(wrap(result.hypothesis, 60))
-    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=26)
-    line = f"{percent(share)} explained, n = {result.n}"
-    axes.text(0, 1.025, line, transform=axes.transAxes, fontsize=10, color=GREY)
+    axes.set_title(
+        "\n".join(wrap(title, 60)), loc="left", fontsize=12, color=INK, pad=26, parse_math=False
+    )
+    subtitle = f"explained: {percent(share)},  n = {len(x)}"
+    axes.annotate(
+        subtitle,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 10),
+        textcoords="offset points",
+        fontsize=10,
+        color=GREY,
+    )
     return _save(figure, path)
 
 
-def draw_ladder(results: Sequence[Result], path: str | Path) -> Path:
-    """One bar per hypothesis with its interval; see `rewrite.measure.draw_ladder`."""
-    if not results:
-        raise DataError("there is no result to draw; give at least one")
-    labels = ["\n".join(wrap(result.hypothesis, 44)) for result in results]
+def draw_bars(
+    path: str | Path, *, labels: Sequence[str], shares: Sequence[Estimate], caption: str
+) -> Path:
+    """One bar per hypothesis with its interval; see `draw_ladder`."""
+    labels = ["\n".join(wrap(label, 50)) for label in labels]
     height = 1.3 + sum(0.3 + 0.17 * (1 + label.count("\n")) for label in labels)
     figure = _figure(9, height)
     axes: Axes = figure.add_subplot()
-    shares = [result.explained for result in results]
     ends = [end for s in shares for end in (s.value, s.low, s.high) if not isnan(end)]
     left = max(min([0.0, *ends]) * 1.05, -1.0)  # a hopeless hypothesis must not squash the rest
     right = max([1.0, *ends])
@@ -87,15 +106,16 @@ def draw_ladder(results: Sequence[Result], path: str | Path) -> Path:
             color=INK if not isnan(share.value) else GREY,
             fontsize=10,
         )
-    axes.set(xlim=(left, right), ylim=(len(results) - 0.4, -0.6))
-    axes.set_yticks(range(len(results)), labels, fontsize=10)
+    axes.set(xlim=(left, right), ylim=(len(shares) - 0.4, -0.6))
+    axes.set_yticks(range(len(shares)), labels, fontsize=10, parse_math=False)
     axes.set_xticks([x for x in (-1, -0.5, 0, 0.25, 0.5, 0.75, 1) if left <= x <= right])
-    axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(_caption(results), fontsize=9, color=GREY, labelpad=8)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{_whole(x)} %")
+
+    axes.set_xlabel(caption, fontsize=9, color=GREY, labelpad=8, parse_math=False)
     axes.set_title("Proportion explained", loc="left", fontsize=12, color=INK, pad=10)
     _bare(axes)
     axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, pad=12)
     return _save(figure, path)
 
 
@@ -103,15 +123,19 @@ def percent(share: Estimate) -> str:
     """`64 % [60, 69]`, or why there is no number."""
     if isnan(share.value):
         return "undefined"
-    value = f"{100 * share.value:.0f} %"
-    return value if isnan(share.low) else f"{value} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    value = f"{_whole(share.value)} %"
+    return value if isnan(share.low) else f"{value} [{_whole(share.low)}, {_whole(share.high)}]"
+
+
+def _whole(share: float) -> str:
+    return f"{round(100 * share)}".replace("-", "\N{MINUS SIGN}")
 
 
 def _bar(axes: Axes, row: int, share: Estimate, left: float) -> None:
     if isnan(share.value):
         return
     color = BLUE if share.value >= 0 else ORANGE
-    axes.barh(row, max(share.value, left), height=0.56, color=color, alpha=0.85, zorder=2)
+    axes.barh(row, max(share.value, left), height=0.56, color=color, zorder=2)
     if share.value < left:
         axes.plot(left, row, marker="<", color=ORANGE, markersize=9, clip_on=False, zorder=5)
     if isnan(share.low) or share.high < left:
@@ -120,18 +144,6 @@ def _bar(axes: Axes, row: int, share: Estimate, left: float) -> None:
     axes.plot([low, share.high], [row, row], color=INK, linewidth=1.4, zorder=3)
     caps = [end for end in (share.low, share.high) if end >= left]
     axes.plot(caps, [row] * len(caps), "|", color=INK, markersize=7, zorder=3)
-
-
-def _caption(results: Sequence[Result]) -> str:
-    """What the bars share; mixed metrics or nulls are called mixed."""
-    facts = {
-        "metric": [result.metric for result in results],
-        "null": [result.null for result in results],
-        "n": [str(result.n) for result in results],
-        "interval": [f"{100 * result.level:.0f} %" for result in results],
-    }
-    said = [f"{name}: {' or '.join(dict.fromkeys(values))}" for name, values in facts.items()]
-    return ",  ".join(said)
 
 
 def _bare(axes: Axes) -> None:
@@ -149,6 +161,8 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
+    from matplotlib import rc_context
+
     path = Path(path)
     if path.suffix.lower() not in _KINDS:
         raise FileError(f"a figure is .svg, .png or .pdf; found {path.name!r}")
@@ -156,7 +170,8 @@ def _save(figure: Figure, path: str | Path) -> Path:
         path.suffix.lower()[1:], {}
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():  # a label in a script that the font lacks is no failure
+    same = rc_context({"svg.hashsalt": "rewrite"})  # the same figure is the same file
+    with same, warnings.catch_warnings():  # a script that the font lacks is no failure
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(path, dpi=160, metadata=metadata)
     return path

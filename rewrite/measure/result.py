@@ -14,6 +14,7 @@ import numpy as np
 from rewrite.errors import DataError, FileError, MissingPackage
 
 from .check import positions
+from .figures import draw_bars, draw_scatter
 from .stats import Effects, Estimate, as_effects, aue, explained
 
 if TYPE_CHECKING:
@@ -119,9 +120,15 @@ class Result:
         Points on the dashed diagonal are not explained at all, points on the ground fully.
         Returns the path.  Raises FileError for another kind of file.
         """
-        from .figures import draw_result
-
-        return draw_result(self, path)
+        return draw_scatter(
+            path,
+            title=self.hypothesis,
+            effects=self.effects,
+            null_effects=self.null_effects,
+            share=self.explained,
+            metric=self.metric,
+            null=self.null,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: estimates for people, examples for `from_dict`."""
@@ -241,9 +248,21 @@ def draw_ladder(results: Sequence[Result], path: str | Path) -> Path:
 
     Returns the path.  Raises DataError without results, FileError for another kind of file.
     """
-    from .figures import draw_ladder as draw
-
-    return draw(results, path)
+    if not results:
+        raise DataError("there is no result to draw; give at least one")
+    shared = {
+        "metric": [result.metric for result in results],
+        "null": [result.null for result in results],
+        "n": [str(result.n) for result in results],
+        "interval": [f"{100 * result.level:.0f} %" for result in results],
+    }
+    said = [f"{name}: {' or '.join(dict.fromkeys(values))}" for name, values in shared.items()]
+    return draw_bars(
+        path,
+        labels=[result.hypothesis for result in results],
+        shares=[result.explained for result in results],
+        caption=",  ".join(said),
+    )
 
 
 def data_frame(columns: Mapping[str, Any]) -> DataFrame:

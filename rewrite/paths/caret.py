@@ -12,4 +12,5 @@ def point(text: str, column: int, width: int = 1) -> str:
         a5 -> @
               ^
     """
-    return f"    {re.sub(r'\s', ' ', text)}\n    {' ' * column}{'^' * max(width, 1)}"
+    line = re.sub(r"\s", " ", text)
+    return f"    {line}\n    {' ' * column}{'^' * max(width, 1)}"

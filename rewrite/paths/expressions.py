@@ -69,14 +69,14 @@ class Expressions:
     """
 
     def __init__(self, letters: int) -> None:
-        self._any = (1 << letters) - 1
+        self._any: int = (1 << letters) - 1
         self._terms: list[Term] = []
         self._nullable: list[bool] = []
         self._numbers: dict[Term, int] = {}
         self._derived: dict[tuple[int, int], int] = {}
-        self.none = self._number(Leaf(0), False)
-        self.empty = self._number(Empty(), True)
-        self.every = self._number(Other(self.none), True)
+        self.none: int = self._number(Leaf(0), False)
+        self.empty: int = self._number(Empty(), True)
+        self.every: int = self._number(Other(self.none), True)
 
     def _number(self, term: Term, nullable: bool) -> int:
         number = self._numbers.setdefault(term, len(self._terms))
@@ -94,7 +94,7 @@ class Expressions:
         return self._number(Leaf(mask), False)
 
     def cat(self, *parts: int) -> int:
-        """One part after another; `every` alone is what `...` means."""
+        """One part after another."""
         return reduce(lambda then, first: self._cat(first, then), reversed(parts), self.empty)
 
     def _cat(self, first: int, then: int) -> int:
@@ -102,8 +102,10 @@ class Expressions:
             return self.none
         if then == self.empty:  # A empty = A
             return first
-        if self.every in (first, then) and self.nullable(first) and self.nullable(then):
-            return self.every  # every A = A every = every, when A has the empty word
+        if self.nullable(first) and self._starts_with_every(then):
+            return then  # A every B = every B, when A has the empty word
+        if first == self.every and self.nullable(then):
+            return first  # every A = every, when A has the empty word
         match self._terms[first]:
             case Empty():  # empty A = A
                 return then
@@ -111,8 +113,6 @@ class Expressions:
                 return self._cat(head, self._cat(tail, then))
             case Either(members):  # (A | B) C = A C | B C
                 return self.either(*(self._cat(member, then) for member in members))
-            case Other() if first == self.every and self._starts_with_every(then):
-                return then  # every every A = every A
             case _:
                 nullable = self.nullable(first) and self.nullable(then)
                 return self._number(Cat(first, then), nullable)
@@ -176,10 +176,10 @@ class Expressions:
 
     def _starts_with_every(self, number: int) -> bool:
         term = self._terms[number]
-        return isinstance(term, Cat) and term.first == self.every
+        return number == self.every or (isinstance(term, Cat) and term.first == self.every)
 
     def _ends_in(self, part: int, members: set[int]) -> bool:
-        """A every B | every B = every B: whether `part` adds nothing to another member."""
+        """A every B | every B = every B: whether another member has all that `part` has."""
         term = self._terms[part]
         while isinstance(term, Cat):
             if term.then in members and self._starts_with_every(term.then):
@@ -202,7 +202,9 @@ class Expressions:
                 return self.empty if mask >> letter & 1 else self.none
             case Cat(first, then):
                 rest = self._cat(self.derive(first, letter), then)
-                return self.either(rest, self.derive(then, letter)) if self.nullable(first) else rest
+                return (
+                    self.either(rest, self.derive(then, letter)) if self.nullable(first) else rest
+                )
             case Star(body):
                 return self._cat(self.derive(body, letter), number)
             case Either(members):

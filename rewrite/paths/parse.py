@@ -15,8 +15,8 @@ import re
 from typing import NamedTuple, NoReturn
 
 from rewrite.errors import PathError
-from rewrite.paths import names
 from rewrite.paths.caret import point
+from rewrite.paths.names import ATOM, faults, tidy
 from rewrite.paths.pattern import (
     Both,
     Chain,
@@ -32,7 +32,7 @@ from rewrite.paths.pattern import (
     joined,
 )
 
-_TOKEN = re.compile(rf"\s*(?:(?P<mark>->|\.\.\.|[()|&~?-])|(?P<name>{names.ATOM}))")
+_TOKEN = re.compile(rf"\s*(?:(?P<mark>->|\.\.\.|[()|&~?-])|(?P<name>{ATOM}))")
 
 _INSTEAD = {
     "[": "close the range: write [5-7]",
@@ -103,9 +103,9 @@ class _Parser:
     """Recursive descent, one method for each line of the grammar."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = tokens(text)
-        self.position = 0
+        self.text: str = text
+        self.tokens: list[Token] = tokens(text)
+        self.position: int = 0
         self.algebra: list[Token] = []  # the & - ~ read so far, to point at one inside a chain
 
     @property
@@ -135,7 +135,7 @@ class _Parser:
 
     def fail_behind(self, token: Token) -> NoReturn:
         """What follows a complete pattern does not belong there."""
-        if token.kind == "*":
+        if token.text == "*":
             instead = "write (A)* to repeat A"
         elif token.kind == "?":
             instead = "write ? directly behind a name or )"
@@ -200,10 +200,10 @@ class _Parser:
         self.fail_item(token)
 
     def name(self, token: Token) -> Pattern:
-        for start, width, fault in names.faults(token.text):
+        for start, width, fault in faults(token.text):
             piece = token.text[start : start + width]
             self.fail(f"bad name {token.text}", Token("", piece, token.column + start), fault)
-        return Name(names.tidy(token.text))
+        return Name(tidy(token.text))
 
     def fail_item(self, token: Token) -> NoReturn:
         """Something else stands where a node should."""
@@ -221,8 +221,9 @@ class _Parser:
         self.fail(
             f"expected a name, ... or ({behind}, found {found}",
             token,
-            "write ... for any nodes, ~(...) for no path" if token.kind == ")" else
-            "write A -> B, or A -> ... -> B for any nodes between",
+            "write ... for any nodes, ~(...) for no path"
+            if token.kind == ")"
+            else "write A -> B, or A -> ... -> B for any nodes between",
         )
 
     def fail_algebra(self, token: Token) -> NoReturn:

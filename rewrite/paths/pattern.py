@@ -136,10 +136,10 @@ def is_walk(pattern: Pattern) -> bool:
 
 
 # How tightly each kind of tree binds; what binds less than its place allows gets parentheses.
-_UNION, _MEET, _CHAIN, _ITEM = range(4)
+UNION, MEET, CHAIN, ITEM = range(4)
 
 
-def spell(pattern: Pattern, place: int = _UNION) -> str:
+def spell(pattern: Pattern, place: int = UNION) -> str:
     """The text of a pattern, with only the parentheses that it needs.
 
     >>> spell(Minus(Choice((Name("a5"), Name("m5"))), Not(Chain((Dots(), Maybe(Name("a7")))))))
@@ -152,26 +152,25 @@ def spell(pattern: Pattern, place: int = _UNION) -> str:
 def _spelt(pattern: Pattern) -> tuple[str, int]:
     match pattern:
         case Name(text):
-            return text, _ITEM
+            return text, ITEM
         case Dots():
-            return "...", _ITEM
+            return "...", ITEM
         case Repeat(body):
-            return f"({spell(body)})*", _ITEM
+            return f"({spell(body)})*", ITEM
         case Maybe(Name(text)):
-            return f"{text}?", _ITEM
+            return f"{text}?", ITEM
         case Maybe(body):
-            return f"({spell(body)})?", _ITEM
+            return f"({spell(body)})?", ITEM
         case Chain(parts):
-            return " -> ".join(spell(part, _ITEM) for part in parts), _CHAIN
+            return " -> ".join(spell(part, ITEM) for part in parts), CHAIN
         case Choice(parts):
-            return " | ".join(spell(part, _MEET) for part in parts), _UNION
-        case Both((first, *others)):
-            return " & ".join([spell(first, _MEET), *(spell(p, _CHAIN) for p in others)]), _MEET
-        case Both(()):
-            return "...", _ITEM
+            return " | ".join(spell(part, MEET) for part in parts), UNION
+        case Both(parts):
+            others = (spell(part, CHAIN) for part in parts[1:])
+            return " & ".join((spell(parts[0], MEET), *others)), MEET
         case Minus(left, right):
-            return f"{spell(left, _MEET)} - {spell(right, _CHAIN)}", _MEET
+            return f"{spell(left, MEET)} - {spell(right, CHAIN)}", MEET
         case Not(Name(text)):
-            return f"~{text}", _CHAIN
+            return f"~{text}", CHAIN
         case Not(body):
-            return f"~({spell(body)})", _CHAIN
+            return f"~({spell(body)})", CHAIN

@@ -144,9 +144,17 @@ def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
             copied = graph.output(fx.map_arg(tuple(node.args[0]), values.__getitem__))
         else:
             copied = graph.node_copy(node, values.__getitem__)
+            copied.meta["module"] = _module_path(node)
         values[node] = copied
     graph.lint()
     return fx.GraphModule(tensors, graph, class_name=type(flat.model).__name__)
+
+
+def _module_path(node: fx.Node) -> str:
+    """Dotted path of the innermost module that made this node."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    path, _ = list(stack.values())[-1]
+    return path.removeprefix("model").removeprefix(".")
 
 
 def _own(model: nn.Module, name: str, exported: nn.Module, fallback: str) -> Any:

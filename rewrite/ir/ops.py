@@ -1,0 +1,51 @@
+"""The few functions that rewritten graphs call beside ATen operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+Ranges = tuple[tuple[int, int | None], ...]
+
+
+def take(x: Tensor, dim: int, ranges: Ranges) -> Tensor:
+    """The given half-open ranges of one axis, side by side; a single range is a view.
+
+    >>> take(torch.arange(6), 0, ((1, 2), (4, 6)))
+    tensor([1, 4, 5])
+    """
+    pieces = [x[(slice(None),) * (dim % x.ndim) + (slice(a, b),)] for a, b in ranges]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
+def total(*terms: Tensor) -> Tensor:
+    """The sum of its operands, added from left to right.
+
+    >>> total(torch.tensor(1), torch.tensor(2), torch.tensor(4))
+    tensor(7)
+    """
+    return reduce(torch.add, terms)
+
+
+def as_ranges(indices: Sequence[int]) -> Ranges:
+    """Runs of consecutive indices as half-open ranges; (-1,) means the last entry.
+
+    >>> as_ranges((0, 1, 2, 5))
+    ((0, 3), (5, 6))
+    """
+    if tuple(indices) == (-1,):
+        return ((-1, None),)
+    ranges: list[tuple[int, int | None]] = []
+    start = previous = None
+    for index in indices:
+        if previous is None or index != previous + 1:
+            if start is not None and previous is not None:
+                ranges.append((start, previous + 1))
+            start = index
+        previous = index
+    if start is not None and previous is not None:
+        ranges.append((start, previous + 1))
+    return tuple(ranges)

@@ -1,0 +1,198 @@
+"""Component bodies wired into one executable module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.ir.dag import Constant, Join, Source
+from rewrite.ir.ops import total
+from rewrite.parts.component import Component, Components
+from rewrite.parts.names import source_name
+from rewrite.rules.push_down_slice import Body, find
+
+aten = torch.ops.aten
+
+
+class Assembler:
+    """Builds a module that calls bodies of components on values of one or more runs.
+
+    Every method returns the `fx.Node` of a value.  Inputs that are not sources, and all
+    context (masks, rotary tables, learned positions), are shared by the runs.
+    """
+
+    def __init__(self, parts: Components, runs: Sequence[str]) -> None:
+        self.parts, self.runs = parts, tuple(runs)
+        self.graph = fx.Graph()
+        self.root: dict[str, Any] = {}
+        self.context: dict[fx.Node, fx.Node] = {}
+        self.inputs: dict[tuple[str, str], fx.Node] = {}
+        self.sources = {str(node.target) for node in parts.cut.flow.sources}
+        for run in self.runs:
+            for spec in parts.graph.inputs:
+                name = spec.name if spec.name not in self.sources or not run else (
+                    f"{run}_{spec.name}")
+                shared = next((v for (_, n), v in self.inputs.items()
+                               if n == spec.name and spec.name not in self.sources), None)
+                self.inputs[run, spec.name] = shared or self.graph.placeholder(name)
+        self._context_at = self.graph.call_function(tuple, ())  # marks where context goes
+        self._bodies: dict[int, str] = {}
+
+    def source(self, run: str, name: str) -> fx.Node:
+        """The value of source `name` in `run`."""
+        target = next(s for s in self.sources
+                      if source_name(_Named(s)) == name)  # type: ignore[arg-type]
+        return self.inputs[run, target]
+
+    def constant(self, name: str) -> fx.Node:
+        """A value that no run changes."""
+        for node, known in self.parts.values.items():
+            if known == name:
+                return self.given(node)
+        body = self.parts.bias(name.removesuffix(".bias"))
+        assert body is not None, name
+        return self._call(body, name, ())
+
+    def join(self, name: str, terms: Sequence[fx.Node]) -> fx.Node:
+        """A sum, in the order of the model."""
+        target = aten.add.Tensor if len(terms) == 2 else total
+        made = self.graph.create_node("call_function", target, tuple(terms), name=_plain(name))
+        made.meta["component"] = name
+        return made
+
+    def part(
+        self,
+        name: str,
+        values: Sequence[fx.Node],
+        heads: tuple[int, ...] | None = None,
+        alike: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        label: str | None = None,
+    ) -> fx.Node:
+        """Component `name`, reading `values` (one for each slot of its region)."""
+        component = self.parts.component(name)
+        if component.region is None:
+            return values[0]
+        names = {"q": "x", "k": "x", "v": "x"} if alike is None else alike
+        body = body or self.parts.body(name, heads, alike)
+        given = {
+            (names.get(port, port) if component.heads else "", node): value
+            for (port, node), value in zip(_slots(component), values, strict=True)
+        }
+        return self._call(body, label or name, tuple(given[slot] for slot in body.slots))
+
+    def given(self, node: fx.Node) -> fx.Node:
+        """A context value of the op graph."""
+        if node not in self.context:
+            with self.graph.inserting_before(self._context_at):
+                self.context[node] = self.graph.call_function(
+                    tuple.__getitem__, (self._context_at, len(self.context)))
+        return self.context[node]
+
+    def finish(self, outputs: Any) -> fx.GraphModule:
+        """The module that returns `outputs` (nodes in tuples)."""
+        self._place_context()
+        self.graph.output(outputs)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph, class_name=self.parts.graph.name)
+
+    def _call(self, body: Body, name: str, values: Iterable[fx.Node]) -> fx.Node:
+        if id(body) not in self._bodies:
+            target, count = _plain(name), 0
+            while target in self.root:
+                count += 1
+                target = f"{_plain(name)}_{count}"
+            self._bodies[id(body)] = target
+            self.root[target] = body.module
+        args = (*values, *(self.given(node) for node in body.context))
+        target = self._bodies[id(body)]
+        made = self.graph.create_node("call_module", target, args, name=_plain(name))
+        made.meta["component"] = name
+        return made
+
+    def _place_context(self) -> None:
+        """Replace the marker by one call that computes all context from the first run."""
+        nodes, marker = list(self.context), self._context_at
+        for item in self.context.values():
+            marker.append(item)  # items read the marker, so they stand behind it
+        if nodes:
+            self.root["context"] = context_module(self.parts, nodes)
+            args = tuple(self.inputs[self.runs[0], s.name] for s in self.parts.graph.inputs)
+            with self.graph.inserting_before(marker):
+                computed = self.graph.call_module("context", args)
+            for index, node in enumerate(nodes):
+                with self.graph.inserting_after(marker):
+                    item = self.graph.call_function(_item, (computed, index))
+                item.meta["component"] = "context"
+                self.context[node].replace_all_uses_with(item)
+                self.graph.erase_node(self.context[node])
+        self.graph.erase_node(marker)
+
+
+def _item(values: tuple[Any, ...], index: int) -> Any:
+    return values[index]
+
+
+class _Named:
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+
+def context_module(parts: Components, wanted: Sequence[fx.Node]) -> fx.GraphModule:
+    """Masks, positions and the like, as a function of all inputs to a tuple."""
+    flow = parts.cut.flow
+    needed: set[fx.Node] = set()
+    stack = list(wanted)
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(node.all_input_nodes)
+    graph, made, weights = fx.Graph(), {}, {}
+    for node in flow.graph.nodes:
+        if node.op == "placeholder" or node in needed:
+            made[node] = graph.node_copy(node, made.__getitem__)
+            if node.op == "get_attr":
+                weights[node.target] = find(parts.graph.module, node.target)
+    graph.output(tuple(made[node] for node in wanted))
+    graph.lint()
+    return fx.GraphModule(weights, graph)
+
+
+def split_module(parts: Components) -> fx.GraphModule:
+    """The model with every head, and its q, k and v readings, as calls of their own."""
+    build = Assembler(parts, ("",))
+    alike = {port: port for port in "qkv"}
+    values: dict[str, fx.Node] = {}
+    for node in parts.dag.nodes:
+        if isinstance(node, Source):
+            values[node.name] = build.source("", node.name)
+        elif isinstance(node, Constant):
+            values[node.name] = build.constant(node.name)
+        elif isinstance(node, Join):
+            values[node.name] = build.join(node.name, [values[t] for t in node.terms])
+        else:
+            layer, _, head = node.name.rpartition(".h")
+            heads = (int(head),) if layer and node.name not in parts.components else None
+            values[node.name] = build.part(
+                layer if heads else node.name, [values[r] for r in node.reads], heads,
+                alike if heads else None, label=node.name)
+    return build.finish(tuple(values[name] for name in parts.dag.outputs))
+
+
+def _slots(component: Component) -> tuple[tuple[str, fx.Node], ...]:
+    assert component.region is not None
+    if component.heads:
+        return component.region.slots
+    return tuple(dict.fromkeys(("", node) for _, node in component.region.slots))
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")
+
+
+__all__ = ["Assembler", "Tensor", "context_module", "split_module"]

@@ -1,0 +1,250 @@
+"""`Components`: a model as named parts joined by a residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import UnknownName, near
+from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
+from rewrite.ir.flow import Flow
+from rewrite.ir.graph import Graph
+from rewrite.parts.names import Name, heads_per_key, name_regions, source_name
+from rewrite.parts.regions import Cut, Region, cut
+from rewrite.rules import split_heads
+from rewrite.rules.push_down_slice import Body, Slicer
+
+# Inputs that say where tokens are, not what they are.
+CONTEXT_INPUTS = frozenset({
+    "attention_mask", "position_ids", "token_type_ids", "head_mask", "encoder_attention_mask",
+    "decoder_attention_mask", "cache_position", "pixel_mask", "padding_mask",
+})
+
+
+@dataclass(frozen=True)
+class Component:
+    """One region with its name."""
+
+    name: Name
+    region: Region | None  # None: an output that is the residual stream itself
+    heads: int = 0  # 0: no heads are visible
+
+    @property
+    def short(self) -> str:
+        """The name that path patterns use."""
+        return self.name.short
+
+
+@dataclass(frozen=True)
+class Components:
+    """The component graph of a model.
+
+    `names` are sources and parts (`tokens`, `embed`, `a0.h3`, `m0`, `logits`), `edges` the
+    direct edges between them (writer, reader with port), `notes` what could not be split and
+    why.  Calling it runs `module`, in which every head is a call of its own.
+
+    >>> import rewrite as rw  # parts = rw.trace(model).components(); parts.names
+    """
+
+    graph: Graph
+    cut: Cut
+    dag: Dag
+    components: Mapping[str, Component]
+    notes: tuple[str, ...]
+    values: Mapping[fx.Node, str] = field(repr=False)
+    _bodies: dict[Any, tuple[Body, str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Sources and parts, in the order of the model."""
+        return tuple(n.name for n in self.dag.nodes if isinstance(n, (Source, Part)))
+
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        """Direct edges (writer, reader with port), across the residual stream."""
+        return self.dag.edges
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of all attention heads."""
+        return tuple(f"{c.short}.h{i}" for c in self.components.values() for i in range(c.heads))
+
+    def component(self, name: str) -> Component:
+        """The component called `name` (`a5` for a whole layer of attention)."""
+        if name not in self.components:
+            raise UnknownName(f"{self.graph.name} has no component {name!r}; "
+                              f"{near(name, self.components)}")
+        return self.components[name]
+
+    def body(
+        self, name: str, heads: tuple[int, ...] | None = None,
+        alike: Mapping[str, str] | None = None,
+    ) -> Body:
+        """The component as a graph of its own; for attention, some heads, readings apart.
+
+        `alike` maps each port to the name under which it reads: {"q": "q", "k": "kv",
+        "v": "kv"} reads the stream twice; by default q, k and v read it as one.
+        """
+        component = self.component(name)
+        ports = {p: "x" for p in ("q", "k", "v")} if alike is None else dict(alike)
+        key = (name, heads, tuple(sorted(ports.items())))
+        if key not in self._bodies:
+            self._bodies[key] = self._make_body(component, heads, ports)
+        return self._bodies[key][0]
+
+    def _make_body(
+        self, component: Component, heads: tuple[int, ...] | None, alike: dict[str, str]
+    ) -> tuple[Body, str]:
+        region, owner, flow = component.region, self.graph.module, self.cut.flow
+        if region is None:
+            raise UnknownName(f"{component.short} is the residual stream itself, it has no body")
+        leaves = self.cut.written - {region.output}
+        if region.layer is not None and component.heads:
+            return split_heads.body(
+                owner, flow, leaves, region.layer, region.slots, heads, alike)
+        slicer = Slicer(owner, flow, leaves)
+        slicer.open_slots(tuple(dict.fromkeys(("", node) for _, node in region.slots)))
+        return slicer.finish(slicer.emit(region.output)), ""
+
+    def bias(self, name: str) -> Body | None:
+        """What an attention layer adds beside its heads."""
+        region = self.component(name).region
+        if region is None or region.layer is None:
+            return None
+        return split_heads.bias_body(self.graph.module, self.cut.flow, region.layer)
+
+    def reading(self, name: str, axis: int, indices: tuple[int, ...]) -> Body:
+        """A part's body for a slice of its output, pushed down into it."""
+        region = self.component(name).region
+        if region is None:
+            raise UnknownName(f"{name} is the residual stream itself, it has no body")
+        slicer = Slicer(self.graph.module, self.cut.flow, self.cut.written - {region.output})
+        slicer.open_slots(region.slots)
+        return slicer.finish(slicer.emit(region.output, {axis: indices}))
+
+    @cached_property
+    def module(self) -> fx.GraphModule:
+        """The whole model with every head, q, k and v reading visible."""
+        from rewrite.parts.assemble import split_module
+
+        return split_module(self)
+
+    def __call__(self, **inputs: Tensor) -> Any:
+        self.graph.check(inputs)
+        values = self.module(*(inputs[spec.name] for spec in self.graph.inputs))
+        return self.graph.outputs(values)
+
+    def as_graph(self) -> Graph:
+        """The split model as a `Graph`, for surgery by name."""
+        return self.graph.with_module(self.module)
+
+    def draw(self, path: Any = None, **options: Any) -> Any:
+        """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
+        from rewrite.draw import draw
+
+        return draw(self, path, **options)
+
+    def _repr_svg_(self) -> str:
+        from rewrite.draw import svg
+
+        return svg(self)
+
+
+def components(graph: Graph, sources: Sequence[str] | None = None) -> Components:
+    """Cut an op graph into named components (see `Graph.components`)."""
+    names = [spec.name for spec in graph.inputs]
+    if sources is None:
+        sources = [name for name in names if name not in CONTEXT_INPUTS]
+    if unknown := [name for name in sources if name not in names]:
+        raise UnknownName(f"{graph.name} has no input {unknown[0]!r}; {near(unknown[0], names)}")
+    pieces = cut(Flow(graph.module.graph, sources))
+    found, notes = [], list(pieces.notes)
+    for region, name in zip(pieces.regions, name_regions(pieces, graph.outputs.names), strict=True):
+        heads, reason = _splits(graph.module, pieces, region)
+        if reason:
+            notes.append(f"{name.short}: {reason}")
+        found.append(Component(name, region, heads))
+    written = {component.region.output for component in found if component.region}
+    for value, name in zip(pieces.outputs, graph.outputs.names, strict=True):
+        if value not in written:
+            found.append(Component(Name(name, "output", None, ""), None))
+    dag, values = _wire(pieces, found, graph.outputs.names)
+    return Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes), values)
+
+
+def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, str]:
+    """How many heads can be told apart (0: none), and what stands in the way."""
+    if region.layer is None:
+        return 0, ""
+    alike = {port: port for port in "qkv"}
+    leaves = pieces.written - {region.output}
+    body, reason = split_heads.body(
+        owner, pieces.flow, leaves, region.layer, region.slots, (0,), alike)
+    if reason:
+        return 0, f"heads not split: {reason}"
+    slower = f"slices stay below {', '.join(body.stuck)}: exact, but slower" if body.stuck else ""
+    return region.layer.heads, slower
+
+
+def _wire(
+    pieces: Cut, found: list[Component], output_names: tuple[str, ...]
+) -> tuple[Dag, dict[fx.Node, str]]:
+    """The wiring as a `Dag`, and the name of every value that is written or read."""
+    values = {node: source_name(node) for node in pieces.flow.sources}
+    constants = ["pos", *(f"const{i}" for i in range(1, len(pieces.constants)))]
+    values |= dict(zip(pieces.constants, constants, strict=False))
+    values |= {node: f"resid{index}" for index, node in enumerate(pieces.sums)}
+    by_output = {c.region.output: c for c in found if c.region}
+    values |= {node: f"{c.short}.out" if c.heads else c.short for node, c in by_output.items()}
+    nodes: list[Any] = []
+    spellings: dict[str, tuple[str, ...]] = {}
+    for value in sorted(values, key=pieces.flow.order.__getitem__):
+        if value in by_output:
+            component = by_output[value]
+            nodes.extend(_parts(component, values, spellings, pieces.flow))
+        elif value in pieces.sums:
+            nodes.append(Join(values[value], tuple(values[o] for o in value.args[:2])))
+        elif value in pieces.constants:
+            nodes.append(Constant(values[value]))
+        else:
+            nodes.append(Source(values[value]))
+    for component in found:
+        if component.region is None:
+            value = pieces.outputs[output_names.index(component.short)]
+            nodes.append(Part(component.short, (Port(component.short, values[value]),)))
+    return Dag(tuple(nodes), output_names, spellings), values
+
+
+def _parts(
+    component: Component, values: dict[fx.Node, str], spellings: dict[str, tuple[str, ...]],
+    flow: Flow,
+) -> list[Any]:
+    region, short, path = component.region, component.short, component.name.path
+    assert region is not None
+    if not component.heads or region.layer is None:
+        reads = dict.fromkeys(node for _, node in region.slots)
+        spellings[short] = (path,) if path else ()
+        return [Part(short, tuple(Port(short, values[node]) for node in reads))]
+    shared = heads_per_key(flow, region.layer)
+    nodes: list[Any] = []
+    for head in range(component.heads):
+        ports = []
+        for port, node in region.slots:
+            suffix = f".{port}" if port else ".gate"
+            symbol = f"{short}.h{head}{suffix}"
+            further = [f"{path}.h{head}{suffix}"] if path else []
+            if shared > 1:
+                further.append(f"{short}.kv{head // shared}{suffix}")
+            spellings[symbol] = tuple(further)
+            ports.append(Port(symbol, values[node]))
+        nodes.append(Part(f"{short}.h{head}", tuple(ports)))
+    terms = [node.name for node in nodes]
+    if region.layer.bias is not None:
+        nodes.append(Constant(f"{short}.bias"))
+        terms.append(f"{short}.bias")
+    return [*nodes, Join(f"{short}.out", tuple(terms))]

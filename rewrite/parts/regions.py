@@ -1,0 +1,152 @@
+"""The op graph cut into regions: what is written to the residual stream, and from what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from rewrite.ir.flow import Flow, is_float
+from rewrite.parts.attention import find_cores
+from rewrite.rules.flatten_sums import residual_sums
+from rewrite.rules.split_heads import Attention, find_layer
+
+Slot = tuple[str, fx.Node]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A value that is written, and the nodes that compute it from values written before.
+
+    `slots` are its readings: (port, value).  An attention layer has ports q, k and v (and
+    "" for what enters beside them); everything else has the one port "".
+    """
+
+    output: fx.Node
+    nodes: frozenset[fx.Node]
+    slots: tuple[Slot, ...]
+    layer: Attention | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An op graph cut at its residual sums."""
+
+    flow: Flow
+    sums: tuple[fx.Node, ...]
+    regions: tuple[Region, ...]
+    constants: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def written(self) -> frozenset[fx.Node]:
+        """Values at which readings stop: sources, sums, outputs of regions."""
+        return frozenset([*self.flow.sources, *self.sums, *(r.output for r in self.regions)])
+
+
+def cut(flow: Flow) -> Cut:
+    """Cut at residual sums, at outputs, and behind the heads where a norm follows them."""
+    sums = residual_sums(flow)
+    terms = [operand for node in sums for operand in node.args[:2]]
+    constants = [node for node in dict.fromkeys(terms) if not flow.flows(node)]
+    outputs = tuple(next(iter(reversed(flow.graph.nodes))).args[0])
+    layers, notes = _layers(flow)
+    ends = {layer.output: layer for layer in layers}
+    writers = {node for node in (*terms, *outputs, *ends) if flow.flows(node)}
+    writers -= {*sums, *flow.sources}
+    writers |= _shared(flow, writers, {*sums, *flow.sources})
+    stops = {*writers, *sums, *flow.sources}
+    ordered = sorted(writers, key=flow.order.__getitem__)
+    regions = []
+    for node in ordered:
+        region, note = _region(flow, node, stops, ends.get(node), layers)
+        regions.append(region)
+        notes.extend(note)
+    return Cut(flow, tuple(sums), tuple(regions), tuple(constants), outputs, tuple(notes))
+
+
+def _layers(flow: Flow) -> tuple[list[Attention], list[str]]:
+    layers, notes = [], []
+    for core in find_cores(flow):
+        layer, reason = find_layer(flow, core.result, core.ports, core.heads)
+        if layer is None:
+            notes.append(f"heads not split: {reason}")
+        else:
+            layers.append(layer)
+    doubled = {layer.projection for layer in layers
+               if sum(layer.projection is other.projection for other in layers) > 1}
+    for node in doubled:
+        notes.append(f"heads not split: several attentions lead to {node.name}")
+    return [layer for layer in layers if layer.projection not in doubled], notes
+
+
+def _shared(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.Node]:
+    """Values behind a product that several regions would compute again: written once instead."""
+    stops = writers | fixed
+    counts: dict[fx.Node, int] = {}
+    for writer in writers:
+        for node in flow.cone(writer, stops):
+            counts[node] = counts.get(node, 0) + 1
+    shared = {node for node, count in counts.items() if count > 1}
+    costly = {
+        node for node in shared
+        if is_float(node) and any(flow.contracts(n) for n in flow.cone(node, stops))
+    }
+    return {
+        node for node in costly
+        if any(user not in shared and user in counts for user in node.users)
+    }
+
+
+def _region(
+    flow: Flow, output: fx.Node, stops: set[fx.Node], layer: Attention | None,
+    layers: list[Attention],
+) -> tuple[Region, list[str]]:
+    behind = stops - {output}
+    nodes = flow.cone(output, behind)
+    inside = [other for other in layers if other.result in nodes]
+    notes = []
+    if layer is not None and inside != [layer]:
+        others = ", ".join(other.result.name for other in inside if other is not layer)
+        notes.append(f"heads not split: {output.name} also contains {others}")
+        layer = None
+    if layer is None:
+        slots = tuple(("", node) for node in _reads(flow, nodes, stops, output))
+        return Region(output, frozenset(nodes), slots), notes
+    slots: list[Slot] = []
+    by_port: dict[str, set[fx.Node]] = {}
+    for (node, index), port in layer.ports.items():
+        start = node.args[index]
+        cone = {start} if start in behind else flow.cone(start, behind)
+        by_port[port] = cone
+        reads = [start] if start in behind else _reads(flow, cone, stops, output)
+        slots.extend((port, value) for value in reads)
+    entries = {(n, n.args[i]) for n, i in layer.ports}
+    beside = _beside(flow, output, behind, entries)
+    slots.extend(("", value) for value in _reads(flow, beside, stops, output, entries))
+    return Region(output, frozenset(nodes), tuple(slots), layer), notes
+
+
+def _reads(
+    flow: Flow, nodes: set[fx.Node], stops: set[fx.Node], output: fx.Node,
+    skip: set[tuple[fx.Node, fx.Node]] = frozenset(),  # type: ignore[assignment]
+) -> list[fx.Node]:
+    found = {operand for node in nodes for operand in flow.operands(node)
+             if operand in stops and operand is not output and (node, operand) not in skip}
+    return sorted(found, key=flow.order.__getitem__)
+
+
+def _beside(
+    flow: Flow, output: fx.Node, stops: set[fx.Node], entries: set[tuple[fx.Node, fx.Node]]
+) -> set[fx.Node]:
+    """Nodes that `output` needs without passing through q, k or v (a gate, for example)."""
+    found: set[fx.Node] = set()
+    stack = [output]
+    while stack:
+        node = stack.pop()
+        if node in found or node in stops:
+            continue
+        found.add(node)
+        stack.extend(o for o in flow.operands(node) if (node, o) not in entries)
+    return found

@@ -1,0 +1,85 @@
+"""flatten_sums: (a + b) + c = total(a, b, c), which makes the residual stream explicit.
+
+An addition belongs to the residual stream if one operand depends on the other by way of a
+product with a weight (a skip connection), or if it only collects terms for such an addition
+(parallel branches, token plus position embedding).  Rotary arithmetic, biases and the
+polynomial in an activation are additions too, and are none of these.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from rewrite.ir.flow import Flow, is_float, shape
+from rewrite.ir.graph import Graph
+from rewrite.ir.ops import total
+from rewrite.ir.surgery import copy_module
+
+aten = torch.ops.aten
+ADDITIONS = {aten.add.Tensor, aten.add_.Tensor}
+
+
+def residual_sums(flow: Flow) -> list[fx.Node]:
+    """Additions of the residual stream, in graph order."""
+    additions = [node for node in flow.graph.nodes if _is_addition(flow, node)]
+    sums = {node for node in additions if _is_skip(flow, node)}
+    for node in reversed(additions):
+        if any(user in sums for user in node.users) and node not in sums:
+            sums.add(node)
+    return [node for node in additions if node in sums]
+
+
+def flatten_sums(graph: Graph, sources: tuple[str, ...] | None = None) -> Graph:
+    """A graph in which every reading of the residual stream adds all of its writers directly.
+
+    The order of addition changes, so results agree to rounding only.  The component graph
+    keeps the nesting of the model (and its bits) and crosses it when paths are followed.
+
+    >>> block = torch.nn.Transformer  # see docs/rules.md for a drawn example
+    """
+    module = copy_module(graph.module)
+    names = sources or tuple(spec.name for spec in graph.inputs)
+    sums = residual_sums(Flow(module.graph, names))
+    terms: dict[fx.Node, list[fx.Node]] = {}
+    for node in sums:
+        terms[node] = [t for operand in node.args[:2] for t in terms.get(operand, [operand])]
+    for node in sums:
+        with module.graph.inserting_before(node):
+            flat = module.graph.call_function(total, tuple(terms[node]))
+        flat.meta = dict(node.meta)
+        node.replace_all_uses_with(flat, delete_user_cb=lambda user: user.target is not total)
+        terms = {key: [flat if t is node else t for t in value] for key, value in terms.items()}
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return graph.with_module(module)
+
+
+def _is_addition(flow: Flow, node: fx.Node) -> bool:
+    if node.target not in ADDITIONS or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+        return False
+    if not all(isinstance(operand, fx.Node) for operand in node.args):
+        return False
+    left, right = node.args
+    if not (is_float(left) and is_float(right) and flow.flows(node)):
+        return False
+    if left.op == "get_attr" or right.op == "get_attr":
+        return False  # a bias
+    same = shape(left) == shape(right) == shape(node)
+    # A context term (learned positions) may lack the batch: [1, seq, d] + [batch, seq, d].
+    terms = (left, right) if flow.flows(left) else (right, left)
+    broadcast = (
+        not flow.flows(terms[1]) and shape(terms[0]) == shape(node)
+        and len(shape(terms[1])) == len(shape(node)) and not flow.from_weights(terms[1])
+    )
+    return (same and flow.flows(left) and flow.flows(right)) or broadcast
+
+
+def _is_skip(flow: Flow, node: fx.Node) -> bool:
+    left, right = node.args
+    if not (flow.flows(left) and flow.flows(right)):
+        return False
+    return flow.is_before(left, right, by_product=True) or flow.is_before(
+        right, left, by_product=True
+    )

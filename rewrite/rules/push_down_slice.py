@@ -1,0 +1,232 @@
+"""push_down_slice: slice(f(x)) = f'(slice(x)), moved up until it lands on weights.
+
+`Slicer` copies the part of an op graph behind one value into a small graph of its own, a
+*body*.  It can copy the value whole or any slice of it; a slice is pushed towards the inputs
+by the rules of `rewrite.rules.slicing`, so that one head of a layer costs one head.  Where no
+rule applies the slice stays, which is correct and merely slower, and is noted in `stuck`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.ir.flow import Flow, shape
+from rewrite.ir.ops import as_ranges, take
+from rewrite.rules.slicing import Indices, Pick, as_slice, compose, push
+
+aten = torch.ops.aten
+Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A piece of the model as a graph of its own.
+
+    It is called with the values of `slots`, then those of `context`.
+    """
+
+    module: fx.GraphModule
+    slots: tuple[Slot, ...]
+    context: tuple[fx.Node, ...]
+    stuck: tuple[str, ...] = ()
+
+
+class Slicer:
+    """Copies values, or slices of them, from an op graph into a body.
+
+    `leaves` are the values that the body receives instead of computing them.  `ports` maps
+    operand positions `(node, i)` to the name of a port; everything behind a port is copied
+    for that port, and reads its own slots.  `alike` maps ports to the name under which
+    they read (ports with the same name share their copies).
+    """
+
+    def __init__(
+        self,
+        owner: torch.nn.Module,
+        flow: Flow,
+        leaves: Iterable[fx.Node],
+        ports: Mapping[tuple[fx.Node, int], str] | None = None,
+        alike: Mapping[str, str] | None = None,
+    ) -> None:
+        self.owner, self.flow, self.leaves = owner, flow, set(leaves)
+        self.ports, self.alike = dict(ports or {}), dict(alike or {})
+        self.graph = fx.Graph()
+        self.made: dict[Any, fx.Node] = {}
+        self.slots: dict[Slot, fx.Node] = {}
+        self.context: dict[fx.Node, fx.Node] = {}
+        self.weights: dict[str, fx.Node] = {}
+        self.passed: dict[fx.Node, dict[int, Indices]] = {}
+        self.stuck: list[str] = []
+        self.special: dict[fx.Node, Callable[[], fx.Node]] = {}
+        self._cones: dict[str, set[fx.Node]] = {}
+
+    def emit(self, node: fx.Node, pick: Pick | None = None, port: str = "") -> fx.Node:
+        """A copy of `node`, or of the slice `pick` of it, as read through `port`."""
+        pick = {d: i for d, i in (pick or {}).items() if not _is_all(node, d, i)}
+        port = self.alike.get(port, port) if self.flow.flows(node) else ""
+        key = (node, port, tuple(sorted(pick.items())))
+        if key not in self.made:
+            self.made[key] = self._make(node, pick, port)
+        return self.made[key]
+
+    def finish(self, result: fx.Node) -> Body:
+        """The body that returns `result`."""
+        slots = tuple(sorted(self.slots, key=lambda s: (s[0], self.flow.order[s[1]])))
+        context = tuple(sorted(self.context, key=self.flow.order.__getitem__))
+        ordered = [self.slots[slot] for slot in slots] + [self.context[node] for node in context]
+        for holder in reversed(ordered):
+            first = next(iter(self.graph.nodes))
+            if holder is not first:
+                first.prepend(holder)
+        self.graph.output(result)
+        self.graph.lint()
+        module = fx.GraphModule(self._parameters(), self.graph)
+        return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)))
+
+    # one kind of node after the other
+
+    def _make(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
+        if node in self.leaves:
+            return self._pick(self._slot(node, port), pick)
+        if not self.flow.flows(node):
+            if not isinstance(node.meta.get("val"), Tensor):
+                return self._scalar(node)
+            if node.op == "get_attr":
+                return self._pick(self._weight(node), pick)
+            if not self.flow.from_weights(node):
+                return self._pick(self._given(node), pick)
+        if node in self.special and not pick:
+            return self.special[node]()
+        if (sliced := as_slice(node)) is not None:
+            return self._slice(node, sliced, pick, port)
+        return self._compute(node, pick, port)
+
+    def _slice(
+        self, node: fx.Node, sliced: tuple[fx.Node, int, range], pick: Pick, port: str
+    ) -> fx.Node:
+        operand, dim, indices = sliced
+        if dim in pick or self._only_use(node, port):
+            return self.emit(operand, compose(pick, {dim: tuple(indices)}), port)
+        whole = self.emit(operand, pick, port)
+        return self._pick(whole, {dim: tuple(indices)})
+
+    def _compute(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
+        pushed = push(node, pick) if pick else None
+        if pick and pushed is None:
+            self.stuck.append(f"{node.name} ({node.target})")
+            return self._pick(self.emit(node, {}, port), pick)
+        self.passed[node] = pick
+        operands = pushed.operands if pushed else {}
+        args: list[Any] = []
+        for position, arg in enumerate(node.args):
+            if pushed and position in pushed.args:
+                arg = pushed.args[position]
+            inner = self.ports.get((node, position), port)
+            args.append(self._argument(arg, operands.get(position, {}), inner))
+        kwargs = {
+            name: self._argument(arg, operands.get(name, {}), port)
+            for name, arg in (dict(node.kwargs) | dict(pushed.kwargs if pushed else {})).items()
+        }
+        # A slice may not be contiguous, which `view` requires and `reshape` does not.
+        views = {aten.view.default, aten._unsafe_view.default}
+        target = aten.reshape.default if node.target in views else node.target
+        made = self.graph.create_node(node.op, target, tuple(args), kwargs, name=node.name)
+        self._note(made, node)
+        return self._pick(made, pushed.after if pushed else {})
+
+    def _argument(self, value: Any, pick: Pick, port: str) -> Any:
+        return fx.map_arg(value, lambda operand: self.emit(operand, pick, port))
+
+    def _scalar(self, node: fx.Node) -> fx.Node:
+        """A size, taken from what the body itself is given."""
+        if node.target is aten.sym_size.int:
+            wanted = node.meta["val"].node.expr
+            for (_, leaf), holder in self.slots.items():
+                if isinstance(leaf.meta["val"], Tensor) and wanted in shape(leaf):
+                    axis = shape(leaf).index(wanted)
+                    made = self.graph.call_function(aten.sym_size.int, (holder, axis))
+                    self._note(made, node)
+                    return made
+            return self._given(node)
+        if node.op != "call_function":
+            return self._given(node)
+        return self._compute(node, {}, "")
+
+    # where values come from
+
+    def _slot(self, node: fx.Node, port: str) -> fx.Node:
+        slot = (port, node)
+        if slot not in self.slots:
+            taken = {name for name, _ in self.slots}
+            wish = port or "x"
+            self.slots[slot] = self._placeholder(f"{wish}_{node.name}" if port in taken else wish)
+        return self.slots[slot]
+
+    def open_slots(self, slots: Iterable[Slot]) -> None:
+        """Create the placeholders of `slots` first, so that sizes can be read off them."""
+        for port, node in slots:
+            self._slot(node, self.alike.get(port, port))
+
+    def _given(self, node: fx.Node) -> fx.Node:
+        if node not in self.context:
+            self.context[node] = self._placeholder(f"given_{node.name}")
+        return self.context[node]
+
+    def _weight(self, node: fx.Node) -> fx.Node:
+        if node.target not in self.weights:
+            self.weights[node.target] = self.graph.get_attr(node.target)
+            self._note(self.weights[node.target], node)
+        return self.weights[node.target]
+
+    def _placeholder(self, name: str) -> fx.Node:
+        first = next(iter(self.graph.nodes), None)
+        if first is None or first.op == "root":
+            return self.graph.placeholder(name)
+        with self.graph.inserting_before(first):
+            return self.graph.placeholder(name)
+
+    def _pick(self, node: fx.Node, pick: Pick) -> fx.Node:
+        for dim, indices in pick.items():
+            taken = self.graph.call_function(take, (node, dim, as_ranges(indices)))
+            self._note(taken, node)
+            node = taken
+        return node
+
+    def _note(self, made: fx.Node, origin: fx.Node) -> None:
+        made.meta["module"] = origin.meta.get("module", "")
+        made.meta["from"] = origin.name
+
+    def _parameters(self) -> dict[str, Any]:
+        return {name: find(self.owner, name) for name in self.weights}
+
+    def _only_use(self, node: fx.Node, port: str) -> bool:
+        """Whether behind this port nothing but `node` reads what it slices."""
+        cone = self._cone(port)
+        links = [node.args[0]]  # the operand, or the split that node is a piece of
+        if node.target is not aten.slice.Tensor:
+            links.append(links[0].args[0])
+        return bool(port) and all(sum(u in cone for u in link.users) == 1 for link in links)
+
+    def _cone(self, port: str) -> set[fx.Node]:
+        if port not in self._cones:
+            starts = [n.args[i] for (n, i), p in self.ports.items() if self.alike.get(p, p) == port]
+            cones = (self.flow.cone(start, self.leaves) for start in starts)
+            self._cones[port] = set().union(*cones)
+        return self._cones[port]
+
+
+def find(owner: Any, name: str) -> Any:
+    """The attribute with a dotted name."""
+    for part in name.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
+def _is_all(node: fx.Node, dim: int, indices: Indices) -> bool:
+    size = shape(node)[dim]
+    return isinstance(size, int) and tuple(indices) == tuple(range(size))
