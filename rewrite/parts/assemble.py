@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.ops import total
@@ -43,9 +43,8 @@ class Assembler:
 
     def source(self, run: str, name: str) -> fx.Node:
         """The value of source `name` in `run`."""
-        target = next(s for s in self.sources
-                      if source_name(_Named(s)) == name)  # type: ignore[arg-type]
-        return self.inputs[run, target]
+        nodes = self.parts.cut.flow.sources
+        return next(self.inputs[run, str(n.target)] for n in nodes if source_name(n) == name)
 
     def constant(self, name: str) -> fx.Node:
         """A value that no run changes."""
@@ -96,9 +95,11 @@ class Assembler:
         """The module that returns `outputs` (nodes in tuples)."""
         self._place_context()
         self.graph.output(outputs)
-        self.graph.eliminate_dead_code()
-        self.graph.lint()
-        return fx.GraphModule(self.root, self.graph, class_name=self.parts.graph.name)
+        module = fx.GraphModule(self.root, self.graph, class_name=self.parts.graph.name)
+        module.graph.eliminate_dead_code()
+        module.graph.lint()
+        module.recompile()
+        return module
 
     def _call(self, body: Body, name: str, values: Iterable[fx.Node]) -> fx.Node:
         if id(body) not in self._bodies:
@@ -137,11 +138,6 @@ def _item(values: tuple[Any, ...], index: int) -> Any:
     return values[index]
 
 
-class _Named:
-    def __init__(self, target: str) -> None:
-        self.target = target
-
-
 def context_module(parts: Components, wanted: Sequence[fx.Node]) -> fx.GraphModule:
     """Masks, positions and the like, as a function of all inputs to a tuple."""
     flow = parts.cut.flow
@@ -161,6 +157,12 @@ def context_module(parts: Components, wanted: Sequence[fx.Node]) -> fx.GraphModu
     graph.output(tuple(made[node] for node in wanted))
     graph.lint()
     return fx.GraphModule(weights, graph)
+
+
+def context_inputs(parts: Components) -> frozenset[str]:
+    """Names of the inputs that are no sources: all runs share them."""
+    sources = {str(node.target) for node in parts.cut.flow.sources}
+    return frozenset(spec.name for spec in parts.graph.inputs) - sources
 
 
 def split_module(parts: Components) -> fx.GraphModule:
@@ -193,6 +195,3 @@ def _slots(component: Component) -> tuple[tuple[str, fx.Node], ...]:
 
 def _plain(name: str) -> str:
     return name.replace(".", "_")
-
-
-__all__ = ["Assembler", "Tensor", "context_module", "split_module"]

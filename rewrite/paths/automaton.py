@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from rewrite.errors import HypothesisError
 from rewrite.ir.dag import Dag
-from rewrite.paths.bind import BoundSet, bind_all
+from rewrite.paths.bind import BoundSet, Place, bind_all
 from rewrite.paths.expressions import Expressions
 from rewrite.paths.pathset import PathSet
 from rewrite.paths.walk import walk_paths
@@ -34,11 +34,11 @@ class Automaton:
         self.start: int = 0
         self._runs: tuple[str, ...] = tuple(runs)
         self._default: str = default
-        self._letters: Mapping[str, int] = shared.letters
+        self._places: Mapping[str, Place] = shared.places
         self._expressions: Expressions = shared.expressions
         self._states: list[tuple[int, ...]] = []
         self._numbers: dict[tuple[int, ...], int] = {}
-        self._steps: dict[tuple[int, int], int] = {}
+        self._steps: dict[tuple[int, Place], int] = {}
         _ = self._number(tuple(bound.start for bound in runs.values()))
 
     @property
@@ -48,11 +48,11 @@ class Automaton:
 
     def step(self, state: int, symbol: str) -> int:
         """The state after `symbol`.  Raises `KeyError` for a symbol that the graph lacks."""
-        key = state, self._letters[symbol]
-        if key not in self._steps:
-            rests = (self._expressions.derive(rest, key[1]) for rest in self._states[state])
-            self._steps[key] = self._number(tuple(rests))
-        return self._steps[key]
+        place = self._places[symbol]
+        if (state, place) not in self._steps:
+            rests = (self._expressions.step(rest, *place) for rest in self._states[state])
+            self._steps[state, place] = self._number(tuple(rests))
+        return self._steps[state, place]
 
     def run(self, state: int) -> str:
         """The run that a path reads, once its source has been stepped over."""

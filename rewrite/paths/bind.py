@@ -2,16 +2,19 @@
 
 Symbols that no name tells apart share a *letter*, so that the work done later depends on
 what the patterns distinguish and not on the size of the graph.  Expressions are reversed:
-they read a path from its output to its source, the way in which a graph is expanded.
+they read a path from its output to its source, the way in which a graph is expanded.  After
+each symbol, what asks for a letter that no longer lies upstream is dropped: so a path that
+cannot come into the set any more is in the same state as all others of that kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rewrite.errors import UnknownName, near
-from rewrite.ir.dag import Dag
+from rewrite.ir.dag import Dag, Join, Part, Source
 from rewrite.paths.caret import point
 from rewrite.paths.expressions import Expressions
 from rewrite.paths.names import matches
@@ -32,12 +35,23 @@ from rewrite.paths.pattern import (
 )
 
 
+class Place(NamedTuple):
+    """All that patterns can tell of a symbol: its letter, and the letters upstream of it.
+
+    >>> Place(letter=1, upstream=0b101)
+    Place(letter=1, upstream=5)
+    """
+
+    letter: int
+    upstream: int
+
+
 @dataclass(frozen=True, eq=False)
 class BoundSet:
     """A path set on one graph: a deterministic automaton whose states are integers.
 
-    It reads a path from the output back to the source.  `word in bound` takes the word from
-    source to output, and judges how it is spelt, not whether the graph has such a path.
+    It reads a path of the graph from the output back to the source.  `word in bound` takes a
+    word from source to output, and judges its spelling, be it a path of the graph or not.
 
     >>> from rewrite.ir.dag import Dag, Part, Port, Source
     >>> dag = Dag((Source("tokens"), Part("m0", (Port("m0", "tokens"),))), ("m0",))
@@ -50,12 +64,12 @@ class BoundSet:
 
     dag: Dag
     expressions: Expressions = field(repr=False)
-    letters: Mapping[str, int] = field(repr=False)
+    places: Mapping[str, Place] = field(repr=False)
     start: int
 
     def step(self, state: int, symbol: str) -> int:
         """The state after `symbol`.  Raises `KeyError` for a symbol that the graph lacks."""
-        return self.expressions.derive(state, self.letters[symbol])
+        return self.expressions.step(state, *self.places[symbol])
 
     def accepts(self, state: int) -> bool:
         """Whether the path read so far, from its output back, is in the set."""
@@ -64,7 +78,7 @@ class BoundSet:
     def __contains__(self, word: Sequence[str]) -> bool:
         state = self.start
         for symbol in reversed(word):
-            state = self.step(state, symbol)
+            state = self.expressions.derive(state, self.places[symbol].letter)
         return self.accepts(state)
 
 
@@ -106,8 +120,8 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
         name: expressions.leaf(sum(1 << letter for letter in {letters[s] for s in symbols}))
         for name, symbols in named.items()
     }
-    reader = _Reader(expressions, leaves)
-    return tuple(BoundSet(dag, expressions, letters, reader.set(each.pattern)) for each in sets)
+    reader, places = _Reader(expressions, leaves), _places(letters, dag)
+    return tuple(BoundSet(dag, expressions, places, reader.set(each.pattern)) for each in sets)
 
 
 def _named(name: str, dag: Dag) -> frozenset[str]:
@@ -122,6 +136,25 @@ def _letters(symbols: Iterable[str], groups: Iterable[frozenset[str]]) -> dict[s
             members[symbol] |= 1 << bit
     numbers: dict[int, int] = {}
     return {s: numbers.setdefault(groups, len(numbers)) for s, groups in members.items()}
+
+
+def _places(letters: Mapping[str, int], dag: Dag) -> dict[str, Place]:
+    """Each symbol with the letters that a path can have before it."""
+    within: dict[str, int] = {}  # letters of all paths that end at a node, its own included
+    upstream = dict.fromkeys(letters, 0)
+    for node in dag.nodes:
+        seen = 0
+        if isinstance(node, Source):
+            seen = 1 << letters[node.name]
+        elif isinstance(node, Join):
+            for term in node.terms:
+                seen |= within[term]
+        elif isinstance(node, Part):
+            for port in node.ports:
+                upstream[port.symbol] |= within[port.reads]
+                seen |= within[port.reads] | 1 << letters[port.symbol]
+        within[node.name] = seen
+    return {symbol: Place(letters[symbol], upstream[symbol]) for symbol in letters}
 
 
 def _check_names(path_set: PathSet, named: Mapping[str, frozenset[str]], dag: Dag) -> None:

@@ -74,6 +74,7 @@ class Expressions:
         self._nullable: list[bool] = []
         self._numbers: dict[Term, int] = {}
         self._derived: dict[tuple[int, int], int] = {}
+        self._kept: dict[tuple[int, int], int] = {}
         self.none: int = self._number(Leaf(0), False)
         self.empty: int = self._number(Empty(), True)
         self.every: int = self._number(Other(self.none), True)
@@ -211,3 +212,36 @@ class Expressions:
                 return self.either(*(self.derive(member, letter) for member in members))
             case Other(body):
                 return self.other(self.derive(body, letter))
+
+    def keep(self, number: int, letters: int) -> int:
+        """The same language for words over these letters, a bit mask: the others never come.
+
+        It is smaller than the intersection, for what asks for another letter is dropped.
+
+        >>> e = Expressions(letters=2)
+        >>> e.keep(e.cat(e.leaf(0b01), e.leaf(0b10)), 0b01) == e.none
+        True
+        """
+        key = number, letters
+        if key not in self._kept:
+            self._kept[key] = self._keep(number, letters)
+        return self._kept[key]
+
+    def _keep(self, number: int, letters: int) -> int:
+        match self._terms[number]:
+            case Empty():
+                return number
+            case Leaf(mask):
+                return self.leaf(mask & letters)
+            case Cat(first, then):
+                return self._cat(self.keep(first, letters), self.keep(then, letters))
+            case Star(body):
+                return self.star(self.keep(body, letters))
+            case Either(members):
+                return self.either(*(self.keep(member, letters) for member in members))
+            case Other(body):
+                return self.other(self.keep(body, letters))
+
+    def step(self, number: int, letter: int, upstream: int) -> int:
+        """What may follow `letter` when only the letters of the mask `upstream` come behind it."""
+        return self.keep(self.derive(number, letter), upstream)

@@ -8,6 +8,7 @@ rule applies the slice stays, which is correct and merely slower, and is noted i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import Flow, shape
+from rewrite.ir.flow import CONTRACTIONS, Flow, shape
 from rewrite.ir.ops import as_ranges, take
 from rewrite.rules.slicing import Indices, Pick, as_slice, compose, push
 
@@ -34,6 +35,7 @@ class Body:
     slots: tuple[Slot, ...]
     context: tuple[fx.Node, ...]
     stuck: tuple[str, ...] = ()
+    weights: int = 0  # entries of the weights that one token is multiplied with
 
 
 class Slicer:
@@ -62,6 +64,7 @@ class Slicer:
         self.weights: dict[str, fx.Node] = {}
         self.passed: dict[fx.Node, dict[int, Indices]] = {}
         self.stuck: list[str] = []
+        self.multiplied = 0
         self.special: dict[fx.Node, Callable[[], fx.Node]] = {}
         self._cones: dict[str, set[fx.Node]] = {}
 
@@ -86,7 +89,7 @@ class Slicer:
         self.graph.output(result)
         self.graph.lint()
         module = fx.GraphModule(self._parameters(), self.graph)
-        return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)))
+        return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)), self.multiplied)
 
     # one kind of node after the other
 
@@ -122,6 +125,7 @@ class Slicer:
             return self._pick(self.emit(node, {}, port), pick)
         self.passed[node] = pick
         operands = pushed.operands if pushed else {}
+        self._count(node, operands)
         args: list[Any] = []
         for position, arg in enumerate(node.args):
             if pushed and position in pushed.args:
@@ -138,6 +142,16 @@ class Slicer:
         made = self.graph.create_node(node.op, target, tuple(args), kwargs, name=node.name)
         self._note(made, node)
         return self._pick(made, pushed.after if pushed else {})
+
+    def _count(self, node: fx.Node, operands: Mapping[int | str, Pick]) -> None:
+        if node.target in CONTRACTIONS and self.flow.contracts(node):
+            position = CONTRACTIONS[node.target][1]
+            self.count(node.args[position], operands.get(position, {}))
+
+    def count(self, weight: fx.Node, pick: Pick) -> None:
+        """Add the entries of a slice of `weight` to those that a token is multiplied with."""
+        sizes = [len(pick.get(dim, range(size))) for dim, size in enumerate(shape(weight))]
+        self.multiplied += math.prod(sizes)
 
     def _argument(self, value: Any, pick: Pick, port: str) -> Any:
         return fx.map_arg(value, lambda operand: self.emit(operand, pick, port))

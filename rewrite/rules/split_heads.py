@@ -158,6 +158,7 @@ def _partial(slicer: Slicer, layer: Attention, heads: tuple[int, ...]) -> fx.Nod
     picked = slicer.emit(node.args[data], {rank - 1: features})
     axis = 1 if node.target is aten.linear.default else len(shape(node.args[weight])) - 2
     weights = slicer.emit(node.args[weight], {axis: features})
+    slicer.count(node.args[weight], {axis: features})
     target = aten.mm.default if node.target is aten.addmm.default else node.target
     return slicer.graph.call_function(target, (picked, weights))
 

@@ -1,0 +1,179 @@
+"""`expand`: a hypothesis becomes an ordinary module that receives one input per run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import HypothesisError, InputError, near
+from rewrite.expand.build import Built, build
+from rewrite.expand.hypothesis import Hypothesis
+from rewrite.expand.product import Product, expand_dag
+from rewrite.parts import Components
+from rewrite.parts.assemble import context_inputs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an expansion costs, beside what the model costs.
+
+    `copies` counts copies of sources and parts, `calls` the bodies called (heads that are
+    treated alike are one call), `forwards` the products with weights in units of one
+    forward pass of the model.
+    """
+
+    nodes: int
+    copies: int
+    calls: int
+    forwards: float
+    states: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (f"{self.nodes} nodes, {self.copies} copies, {self.calls} calls, "
+                f"{self.forwards:.2f} forward passes, expanded in {self.seconds:.2f} s")
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """One or more hypotheses as one module; call it with the inputs of each run.
+
+    `exp(clean={"input_ids": ...}, corrupt={"input_ids": ...})` returns what the model would
+    return if every path read the run assigned to it (a list for several hypotheses).
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    product: Product
+    last: bool
+    single: bool
+    seconds: float
+
+    @property
+    def parts(self) -> Components:
+        """The component graph that is expanded."""
+        return self.hypotheses[0].parts
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the runs that a call must give."""
+        return tuple(dict.fromkeys(r for h in self.hypotheses for r in h.run_names))
+
+    @property
+    def copies(self) -> dict[str, int]:
+        """How many copies each source and part has."""
+        return self.product.counts
+
+    @cached_property
+    def _built(self) -> Built:
+        return build(self.parts, self.product, self.runs, self.last, self.single)
+
+    @property
+    def module(self) -> fx.GraphModule:
+        """The literal expanded module: printable, compilable, differentiable.
+
+        Its arguments are the inputs of the runs in the order of `runs`; context inputs
+        (masks) are shared and given once.
+        """
+        return self._built.module
+
+    @property
+    def code(self) -> str:
+        """Python source of the expanded module."""
+        return self.module.code
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Counts that are known before anything runs."""
+        model = sum(self.parts.body(c.short).weights
+                    for c in self.parts.components.values() if c.region)
+        counts = self.copies
+        return Cost(len(counts), sum(counts.values()), self._built.calls,
+                    self._built.weights / max(model, 1), self.product.states, self.seconds)
+
+    def __call__(self, **runs: Mapping[str, Tensor]) -> Any:
+        values = self.module(*self.arguments(runs))
+        build_output = self.parts.graph.outputs
+        return build_output(values) if self.single else [build_output(v) for v in values]
+
+    def arguments(self, runs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
+        """The positional arguments of `module`; raises `InputError` for runs that do not fit."""
+        graph = self.parts.graph
+        if extra := [run for run in runs if run not in self.runs]:
+            raise InputError(f"the hypothesis has no run {extra[0]!r}; {near(extra[0], self.runs)}")
+        if missing := [run for run in self.runs if run not in runs]:
+            call = ", ".join(f"{run}={{...}}" for run in self.runs)
+            raise InputError(f"the hypothesis needs the run {missing[0]!r}: call it with ({call})")
+        for run in self.runs:
+            if not isinstance(runs[run], Mapping):
+                raise InputError(f"run {run!r} must be a dict of inputs such as "
+                                 f"{{{graph.inputs[0].name!r}: tensor}}, found "
+                                 f"{type(runs[run]).__name__}")
+            graph.check(runs[run], who=f"run {run!r}")
+        first, *others = self.runs
+        arguments = [runs[first][spec.name] for spec in graph.inputs]
+        shared = context_inputs(self.parts)
+        for run in others:
+            for spec in graph.inputs:
+                _check_pair(first, runs[first][spec.name], run, runs[run][spec.name], spec.name,
+                            spec.name in shared)
+            arguments += [runs[run][s.name] for s in graph.inputs if s.name not in shared]
+        return arguments
+
+    def formula(self) -> str:
+        """The mixed part of the expansion as equations, one line for each copy."""
+        from rewrite.expand.formula import formula
+
+        return formula(self.product, self.runs)
+
+    def draw(self, path: Any = None, **options: Any) -> Any:
+        """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
+        from rewrite.draw import draw
+
+        return draw(self, path, **options)
+
+    def _repr_svg_(self) -> str:
+        from rewrite.draw import svg
+
+        return svg(self)
+
+
+def expand(
+    hypothesis: Hypothesis | Sequence[Hypothesis], *, last: bool = False
+) -> Expansion:
+    """Copy the parts of a model so that each path can read the run assigned to it.
+
+    Several hypotheses about the same component graph share everything that they have in
+    common.  `last=True` computes the outputs at the last position only (`[batch, 1, ...]`).
+    The work is linear in nodes times automaton states, never in the number of paths.
+
+    >>> # exp = expand(hypothesis); exp(clean=inputs_a, corrupt=inputs_b)
+    """
+    single = isinstance(hypothesis, Hypothesis)
+    hypotheses = (hypothesis,) if single else tuple(hypothesis)
+    if not hypotheses:
+        raise HypothesisError("there is no hypothesis to expand")
+    parts = hypotheses[0].parts
+    if any(other.parts is not parts for other in hypotheses):
+        raise HypothesisError("hypotheses can be expanded together if they are about the same "
+                              "component graph; build each with the same `parts`")
+    start = time.perf_counter()
+    product = expand_dag(parts.dag, [h.automaton for h in hypotheses])
+    return Expansion(hypotheses, product, last, single, time.perf_counter() - start)
+
+
+def _check_pair(
+    first: str, a: Tensor, second: str, b: Tensor, name: str, context: bool
+) -> None:
+    if a.shape != b.shape:
+        raise InputError(f"runs must have equal shapes: {name} is {list(a.shape)} in {first!r} "
+                         f"and {list(b.shape)} in {second!r}; pad both to one length, or "
+                         "compare prompts of equal length")
+    if context and not torch.equal(a, b):
+        raise InputError(f"{name} differs between the runs {first!r} and {second!r}, and a path "
+                         "that mixes them would have to read both; give the same to all runs")

@@ -1,0 +1,64 @@
+"""A hypothesis: which run every path of a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from rewrite.errors import HypothesisError
+from rewrite.parts import Components
+from rewrite.paths import Automaton, PathSet, assign, check_reachable, count_paths, paths
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Paths are assigned to runs: `runs` says which set reads which, all others `default`.
+
+    H = (G, delta, P, D) of Goldowsky-Dill et al. 2023 with P given by path sets; any number
+    of named runs.  A path set that no path of the model belongs to is a `PathError`, unless
+    it is written as empty (`~(...)`); two sets that share a path are a `HypothesisError`.
+
+    >>> # Hypothesis(parts, {"clean": "a5.h3 -> logits"}, default="corrupt")
+    """
+
+    parts: Components
+    runs: Mapping[str, PathSet]
+    default: str = "corrupt"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parts, Components):
+            raise HypothesisError(f"a hypothesis is about a component graph, found "
+                                  f"{type(self.parts).__name__}: pass graph.components()")
+        if not isinstance(self.runs, Mapping) or not self.runs:
+            raise HypothesisError("a hypothesis needs at least one run with its paths: "
+                                  'Hypothesis(parts, {"clean": "a5.h3 -> logits"})')
+        object.__setattr__(self, "runs", {run: paths(p) for run, p in self.runs.items()})
+        for run in self.run_names:
+            if not run.isidentifier():
+                raise HypothesisError(f"a run is named like a Python variable, found {run!r}")
+        for path_set in self.runs.values():
+            if path_set != PathSet.none():
+                check_reachable(path_set, self.parts.dag)
+        _ = self.automaton
+
+    @property
+    def run_names(self) -> tuple[str, ...]:
+        """All runs, the default last."""
+        return (*self.runs, self.default)
+
+    @cached_property
+    def automaton(self) -> Automaton:
+        """Walks a path from its output to its source and then knows its run."""
+        return assign(self.runs, self.default, self.parts.dag)
+
+    def count(self) -> dict[str, int]:
+        """How many paths each run is read by: exact integers."""
+        counts = {run: count_paths(p, self.parts.dag) for run, p in self.runs.items()}
+        everything = count_paths(PathSet.all(), self.parts.dag)
+        return counts | {self.default: everything - sum(counts.values())}
+
+    def describe(self) -> str:
+        """The name, or the path sets."""
+        return self.name or "; ".join(f"{run}: {p}" for run, p in self.runs.items())
