@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from rewrite.expand.product import Copy, Product
-from rewrite.ir.dag import Constant, Join, Source
+from rewrite.ir.dag import Constant, Join, Node, Part, Source
+from rewrite.ir.ops import take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
+from rewrite.rules.push_down_slice import Body
 
+Place = tuple[str, int]  # a node and which copy of it
 PORTS = ("q", "k", "v")
-LAST = (1, (-1,))  # axis and index of the last position
+LAST = ((-1, None),)  # the last position, on axis 1
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,23 @@ def build(
 
 
 class _Builder:
+    """`full` and `rows` hold the value of each copy: at all positions, at the last one."""
+
     def __init__(
         self, parts: Components, product: Product, runs: Sequence[str], last: bool
     ) -> None:
-        self.parts, self.product, self.last = parts, product, last
+        self.parts, self.product = parts, product
         self.assembler = Assembler(parts, runs)
-        self.values: dict[tuple[str, int], fx.Node] = {}
+        self.full: dict[Place, fx.Node] = {}
+        self.rows: dict[Place, fx.Node] = {}
+        self.constants: dict[str, fx.Node] = {}
         self.calls = self.weights = 0
         self.layers = {f"{c.short}.h{i}" for c in parts.components.values() for i in range(c.heads)}
+        self.last = last
+        self.wanted = wanted_in_full(parts, product, self._by_row)
 
     def build(self, single: bool) -> Built:
+        """Node by node in the order of the model, all copies of a node together."""
         for node in self.product.dag.nodes:
             copies = self.product.copies[node.name]
             if isinstance(node, Constant) or node.name in self.layers:
@@ -60,78 +70,124 @@ class _Builder:
                 self._attention(layer, node, copies)
                 continue
             for copy in copies:
-                self.values[node.name, copy.index] = self._one(node, copy, len(copies))
+                self._one(node, copy, len(copies))
         outputs = tuple(
-            tuple(self.values[name, index]
+            tuple(self._output(name, index)
                   for name, index in zip(self.product.dag.outputs, root, strict=True))
             for root in self.product.roots
         )
         module = self.assembler.finish(outputs[0] if single else outputs)
         return Built(module, self.calls, self.weights)
 
-    def _one(self, node, copy: Copy, total: int) -> fx.Node:
-        if isinstance(node, Source):
-            return self.assembler.source(*copy.runs, node.name)
+    def _one(self, node: Node, copy: Copy, total: int) -> None:
+        place = (node.name, copy.index)
         label = labelled(node.name, copy, total)
-        if isinstance(node, Join):
-            return self.assembler.join(label, list(self._read(node.terms, copy.reads)))
-        body = None
-        if self.last and node.name in self.product.dag.outputs:
-            body = self.parts.reading(node.name, *LAST)
-        return self._call(node.name, list(self._read(node.reads, copy.reads)), label, body=body)
+        if isinstance(node, Source):
+            self.full[place] = self.assembler.source(*copy.runs, node.name)
+        elif isinstance(node, Join):
+            self._add(place, label, list(zip(node.terms, copy.reads, strict=True)))
+        elif self._by_row(node.name):
+            values = [self._row(*read) for read in zip(node.reads, copy.reads, strict=True)]
+            body = self.parts.last_row(node.name)
+            self.rows[place] = self._call(node.name, values, label, body=body)
+        else:
+            values = [self._full(*read) for read in zip(node.reads, copy.reads, strict=True)]
+            self.full[place] = self._call(node.name, values, label)
+
+    def _add(self, place: Place, label: str, terms: list[Place]) -> None:
+        if place in self.wanted:
+            self.full[place] = self.assembler.join(label, [self._full(*t) for t in terms])
+        else:
+            self.rows[place] = self.assembler.join(label, [self._row(*t) for t in terms])
 
     def _attention(self, layer: Component, join: Join, copies: list[Copy]) -> None:
-        heads = [name for name in join.terms if name in self.layers]
-        reads = [
-            [self.product.copies[name][index].reads
-             for name, index in zip(join.terms, copy.reads, strict=True) if name in self.layers]
-            for copy in copies
-        ]
+        """All copies of a layer of heads: one call for each group and each set of readings."""
+        names = [name for name in join.terms if name in self.layers]
+        places = [list(zip(join.terms, copy.reads, strict=True)) for copy in copies]
+        reads = [[self.product.copies[name][index].reads for name, index in terms
+                  if name in self.layers] for terms in places]
         groups = grouped(layer, reads)
-        done: dict[tuple[int, tuple[int, ...]], fx.Node] = {}
-        for copy, by_head in zip(copies, reads, strict=True):
-            terms = []
-            for which, group in enumerate(groups):
-                read = by_head[group.heads[0]]
-                if (which, read) not in done:
-                    head = self.product.dag[heads[group.heads[0]]]
-                    values = list(self._read(head.reads, read))
-                    mixed = frozenset(r for v in read for r in self._runs(head.reads, read)) or (
-                        copy.runs)
-                    label = _group_label(layer, group, len(heads))
-                    twin = Copy(label, len(done), read, frozenset(mixed))
-                    done[which, read] = self._call(
-                        layer.short, values, labelled(label, twin, len(copies)),
-                        group.heads if len(groups) > 1 else None, group.alike)
-                terms.append(done[which, read])
-            value = terms[0]
-            if len(groups) > 1:
-                terms.extend(self.assembler.constant(t) for t in join.terms if t not in self.layers)
-                value = self.assembler.join(labelled(join.name, copy, len(copies)), terms)
-            self.values[join.name, copy.index] = value
+        for copy, terms, by_head in zip(copies, places, reads, strict=True):
+            parts: list[Place] = []
+            for group in groups:
+                place = (_group_label(layer, group), terms[group.heads[0]][1])
+                if place not in self.full:
+                    self.full[place] = self._heads(layer, group, names, terms, by_head, len(groups))
+                parts.append(place)
+            here = (join.name, copy.index)
+            if len(groups) == 1:
+                self.full[here] = self.full[parts[0]]
+            else:
+                parts += [term for term in terms if term[0] not in self.layers]
+                self._add(here, labelled(join.name, copy, len(copies)), parts)
 
-    def _call(self, name, values, label, heads=None, alike=None, body=None) -> fx.Node:
-        component = self.parts.component(name)
-        if component.region is not None:
+    def _heads(
+        self, layer: Component, group: Group, names: list[str], terms: list[Place],
+        by_head: list[tuple[int, ...]], groups: int,
+    ) -> fx.Node:
+        head = group.heads[0]
+        copy = self.product.copies[names[head]][terms[head][1]]
+        read_names = self.product.dag[names[head]].reads
+        values = [self._full(*read) for read in zip(read_names, by_head[head], strict=True)]
+        label = labelled(
+            _group_label(layer, group), copy, len(self.product.copies[names[head]]))
+        return self._call(layer.short, values, label,
+                          group.heads if groups > 1 else None, group.alike)
+
+    def _call(
+        self, name: str, values: list[fx.Node], label: str, heads: tuple[int, ...] | None = None,
+        alike: dict[str, str] | None = None, body: Body | None = None,
+    ) -> fx.Node:
+        if self.parts.component(name).region is not None:
             self.calls += 1
             self.weights += (body or self.parts.body(name, heads, alike)).weights
         return self.assembler.part(name, values, heads, alike, body, label)
 
-    def _read(self, names: Iterable[str], indices: Iterable[int]) -> Iterable[fx.Node]:
-        for name, index in zip(names, indices, strict=True):
-            if isinstance(self.product.dag[name], Constant):
-                yield self.assembler.constant(name)
-            else:
-                yield self.values[name, index]
+    def _full(self, name: str, index: int) -> fx.Node:
+        if isinstance(self.product.dag.by_name.get(name), Constant):
+            if name not in self.constants:
+                self.constants[name] = self.assembler.constant(name)
+            return self.constants[name]
+        return self.full[name, index]
 
-    def _runs(self, names: Iterable[str], indices: Iterable[int]) -> Iterable[str]:
-        for name, index in zip(names, indices, strict=True):
-            yield from self.product.copies[name][index].runs
+    def _row(self, name: str, index: int) -> fx.Node:
+        if (name, index) not in self.rows:
+            value = self._full(name, index)
+            if name.endswith(".bias"):  # the same for every position
+                return value
+            self.rows[name, index] = self.assembler.graph.call_function(take, (value, 1, LAST))
+        return self.rows[name, index]
+
+    def _output(self, name: str, index: int) -> fx.Node:
+        if self._by_row(name):
+            return self.rows[name, index]
+        return self._row(name, index) if self.last else self._full(name, index)
+
+    def _by_row(self, name: str) -> bool:
+        """Whether an output is computed at the last position only."""
+        read_on = any(name in node.reads for node in self.product.dag.nodes)
+        return (self.last and name in self.product.dag.outputs and not read_on
+                and self.parts.last_row(name) is not None)
 
     def _layer(self, name: str) -> Component | None:
         short, _, end = name.rpartition(".")
         component = self.parts.components.get(short)
         return component if end == "out" and component and component.heads else None
+
+
+def wanted_in_full(
+    parts: Components, product: Product, by_row: Callable[[str], bool]
+) -> set[Place]:
+    """Copies of sums that somebody reads at all positions; the others are needed at the last."""
+    wanted: set[Place] = set()
+    for node in reversed(product.dag.nodes):
+        for copy in product.copies[node.name]:
+            full = (node.name, copy.index) in wanted
+            if (isinstance(node, Part) and not by_row(node.name)) or full:
+                wanted.update(zip(node.reads, copy.reads, strict=True))
+            if node.name in product.dag.outputs and not by_row(node.name):
+                wanted.add((node.name, copy.index))
+    return wanted
 
 
 def grouped(layer: Component, reads: Sequence[Sequence[tuple[int, ...]]]) -> list[Group]:
@@ -162,7 +218,7 @@ def _alike(layer: Component, reads: tuple[tuple[int, ...], ...]) -> dict[str, st
         else:
             merged.append(([port], dict(read[port])))
     if len(merged) == 1:
-        return {port: "x" for port in PORTS}
+        return dict.fromkeys(PORTS, "x")
     return {port: "".join(names) for names, _ in merged for port in names}
 
 
@@ -174,8 +230,8 @@ def labelled(name: str, copy: Copy, total: int) -> str:
     return f"{name}__{run}" if run and not others else f"{name}__mix{copy.index}"
 
 
-def _group_label(layer: Component, group: Group, heads: int) -> str:
-    if len(group.heads) == heads:
+def _group_label(layer: Component, group: Group) -> str:
+    if len(group.heads) == layer.heads:
         return layer.short
     if len(group.heads) == 1:
         return f"{layer.short}.h{group.heads[0]}"

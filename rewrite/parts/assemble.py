@@ -103,10 +103,11 @@ class Assembler:
 
     def _call(self, body: Body, name: str, values: Iterable[fx.Node]) -> fx.Node:
         if id(body) not in self._bodies:
-            target, count = _plain(name), 0
+            stem, count = _plain(name.partition("__")[0]), 0
+            target = stem
             while target in self.root:
                 count += 1
-                target = f"{_plain(name)}_{count}"
+                target = f"{stem}_{count}"
             self._bodies[id(body)] = target
             self.root[target] = body.module
         args = (*values, *(self.given(node) for node in body.context))

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from rewrite.errors import UnknownName, near
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
-from rewrite.ir.flow import Flow
+from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph
 from rewrite.parts.names import Name, heads_per_key, name_regions, source_name
 from rewrite.parts.regions import Cut, Region, cut
@@ -57,7 +57,7 @@ class Components:
     components: Mapping[str, Component]
     notes: tuple[str, ...]
     values: Mapping[fx.Node, str] = field(repr=False)
-    _bodies: dict[Any, tuple[Body, str]] = field(default_factory=dict, repr=False)
+    _bodies: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,25 +91,25 @@ class Components:
         "v": "kv"} reads the stream twice; by default q, k and v read it as one.
         """
         component = self.component(name)
-        ports = {p: "x" for p in ("q", "k", "v")} if alike is None else dict(alike)
+        ports = dict.fromkeys(("q", "k", "v"), "x") if alike is None else dict(alike)
         key = (name, heads, tuple(sorted(ports.items())))
         if key not in self._bodies:
             self._bodies[key] = self._make_body(component, heads, ports)
-        return self._bodies[key][0]
+        return self._bodies[key]
 
     def _make_body(
         self, component: Component, heads: tuple[int, ...] | None, alike: dict[str, str]
-    ) -> tuple[Body, str]:
+    ) -> Body:
         region, owner, flow = component.region, self.graph.module, self.cut.flow
         if region is None:
             raise UnknownName(f"{component.short} is the residual stream itself, it has no body")
         leaves = self.cut.written - {region.output}
         if region.layer is not None and component.heads:
             return split_heads.body(
-                owner, flow, leaves, region.layer, region.slots, heads, alike)
+                owner, flow, leaves, region.layer, region.slots, heads, alike)[0]
         slicer = Slicer(owner, flow, leaves)
         slicer.open_slots(tuple(dict.fromkeys(("", node) for _, node in region.slots)))
-        return slicer.finish(slicer.emit(region.output)), ""
+        return slicer.finish(slicer.emit(region.output))
 
     def bias(self, name: str) -> Body | None:
         """What an attention layer adds beside its heads."""
@@ -118,14 +118,26 @@ class Components:
             return None
         return split_heads.bias_body(self.graph.module, self.cut.flow, region.layer)
 
-    def reading(self, name: str, axis: int, indices: tuple[int, ...]) -> Body:
-        """A part's body for a slice of its output, pushed down into it."""
-        region = self.component(name).region
-        if region is None:
-            raise UnknownName(f"{name} is the residual stream itself, it has no body")
-        slicer = Slicer(self.graph.module, self.cut.flow, self.cut.written - {region.output})
+    def last_row(self, name: str) -> Body | None:
+        """The body of an output for the last position only, given last rows of what it reads.
+
+        None if some step of the output looks at more than one position.
+        """
+        key = (name, "last row")
+        if key not in self._bodies:
+            self._bodies[key] = self._make_last_row(self.component(name))
+        return self._bodies[key]
+
+    def _make_last_row(self, component: Component) -> Body | None:
+        region = component.region
+        if region is None or len(shape(region.output)) < 2:
+            return None
+        slicer = Slicer(self.graph.module, self.cut.flow, self.cut.written - {region.output},
+                        rows={1: (-1,)})
         slicer.open_slots(region.slots)
-        return slicer.finish(slicer.emit(region.output, {axis: indices}))
+        result = slicer.emit(region.output, {1: (-1,)})
+        whole = slicer.stuck or slicer.context or slicer.reads_whole
+        return None if whole else slicer.finish(result)
 
     @cached_property
     def module(self) -> fx.GraphModule:

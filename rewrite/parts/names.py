@@ -5,9 +5,9 @@ What a region *is* is read off the dataflow; module paths only supply the layer'
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import fx
@@ -96,8 +96,8 @@ def module_path(flow: Flow, region: Region) -> str:
     paths = sorted({node.meta.get("module", "") for node in inside})
     if len(paths) == 1:
         return paths[0]
-    common = os.path.commonprefix([path.split(".") for path in paths])
-    return ".".join(common)
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*(p.split(".") for p in paths)))
+    return ".".join(column[0] for column in shared)
 
 
 def heads_per_key(flow: Flow, layer: Attention) -> int:

@@ -44,7 +44,8 @@ class Slicer:
     `leaves` are the values that the body receives instead of computing them.  `ports` maps
     operand positions `(node, i)` to the name of a port; everything behind a port is copied
     for that port, and reads its own slots.  `alike` maps ports to the name under which
-    they read (ports with the same name share their copies).
+    they read (ports with the same name share their copies).  With `rows`, the leaves hold
+    that slice of themselves already, and `reads_whole` tells whether more was asked for.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Slicer:
         leaves: Iterable[fx.Node],
         ports: Mapping[tuple[fx.Node, int], str] | None = None,
         alike: Mapping[str, str] | None = None,
+        rows: Pick | None = None,
     ) -> None:
         self.owner, self.flow, self.leaves = owner, flow, set(leaves)
         self.ports, self.alike = dict(ports or {}), dict(alike or {})
@@ -64,6 +66,8 @@ class Slicer:
         self.weights: dict[str, fx.Node] = {}
         self.passed: dict[fx.Node, dict[int, Indices]] = {}
         self.stuck: list[str] = []
+        self.rows = dict(rows or {})
+        self.reads_whole = False
         self.multiplied = 0
         self.special: dict[fx.Node, Callable[[], fx.Node]] = {}
         self._cones: dict[str, set[fx.Node]] = {}
@@ -95,7 +99,7 @@ class Slicer:
 
     def _make(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
         if node in self.leaves:
-            return self._pick(self._slot(node, port), pick)
+            return self._leaf(node, pick, port)
         if not self.flow.flows(node):
             if not isinstance(node.meta.get("val"), Tensor):
                 return self._scalar(node)
@@ -163,6 +167,7 @@ class Slicer:
             for (_, leaf), holder in self.slots.items():
                 if isinstance(leaf.meta["val"], Tensor) and wanted in shape(leaf):
                     axis = shape(leaf).index(wanted)
+                    self.reads_whole |= axis in self.rows
                     made = self.graph.call_function(aten.sym_size.int, (holder, axis))
                     self._note(made, node)
                     return made
@@ -172,6 +177,12 @@ class Slicer:
         return self._compute(node, {}, "")
 
     # where values come from
+
+    def _leaf(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
+        if any(pick.get(axis) != rows for axis, rows in self.rows.items()):
+            self.reads_whole = True
+        return self._pick(self._slot(node, port), {
+            axis: indices for axis, indices in pick.items() if axis not in self.rows})
 
     def _slot(self, node: fx.Node, port: str) -> fx.Node:
         slot = (port, node)

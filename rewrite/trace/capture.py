@@ -110,7 +110,7 @@ def capture(flat: Flat, inputs: Mapping[str, Tensor]) -> Capture:
 def _export(
     flat: Flat, inputs: Mapping[str, Tensor], axes: Mapping[str, tuple[int, ...]]
 ) -> fx.GraphModule:
-    shapes = tuple({axis: Dim.DYNAMIC for axis in axes[name]} for name in flat.names)
+    shapes = tuple(dict.fromkeys(axes[name], Dim.DYNAMIC) for name in flat.names)
     with torch.no_grad():
         program = torch.export.export(
             flat, tuple(inputs[name] for name in flat.names), strict=False,
