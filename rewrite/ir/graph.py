@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class Graph:
     outputs: OutputSpec
     name: str = "graph"
     certificate: Certificate | None = None
-    context: frozenset[str] = field(default_factory=frozenset)
+    origin: str | None = None  # the name or folder that it was traced from
 
     def __call__(self, **inputs: Tensor) -> Any:
         return self.outputs(self.flat(**inputs))

@@ -39,7 +39,7 @@ def draw_scatter(
     margin = 0.06 * (high - low)
     left, right = low - margin, high + margin
     top = max(0.55 * right, min(right, 1.2 * y.max()))  # no empty half above good hypotheses
-    figure = _figure(6.4, 1.5 + 5.4 * (top - left) / (right - left))
+    figure = new_figure(6.4, 1.5 + 5.4 * (top - left) / (right - left))
     axes: Axes = figure.add_subplot()
 
     span = np.array([low, right])
@@ -76,7 +76,7 @@ def draw_scatter(
         fontsize=10,
         color=GREY,
     )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_bars(
@@ -85,7 +85,7 @@ def draw_bars(
     """One bar per hypothesis with its interval; see `draw_ladder`."""
     labels = ["\n".join(wrap(label, 50)) for label in labels]
     height = 1.3 + sum(0.3 + 0.17 * (1 + label.count("\n")) for label in labels)
-    figure = _figure(9, height)
+    figure = new_figure(9, height)
     axes: Axes = figure.add_subplot()
     ends = [end for s in shares for end in (s.value, s.low, s.high) if not isnan(end)]
     left = max(min([0.0, *ends]) * 1.05, -1.0)  # a hopeless hypothesis must not squash the rest
@@ -116,7 +116,7 @@ def draw_bars(
     _bare(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, pad=12)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def percent(share: Estimate) -> str:
@@ -152,7 +152,8 @@ def _bare(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=9)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, without global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -160,7 +161,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as .svg, .png or .pdf; raises `FileError` for another suffix."""
     from matplotlib import rc_context
 
     path = Path(path)

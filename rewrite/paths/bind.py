@@ -111,7 +111,8 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
     Raises what `bind` raises.
     """
     sets = [paths(path_set) for path_set in path_sets]
-    named = {name: _named(name, dag) for each in sets for name in names_in(each.pattern)}
+    asked = dict.fromkeys(name for each in sets for name in names_in(each.pattern))
+    named = {name: _named(name, dag) for name in asked}
     for each in sets:
         _check_names(each, named, dag)
     letters = _letters(dag.symbols, named.values())

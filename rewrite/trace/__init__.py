@@ -52,7 +52,9 @@ def trace(
     flat.outputs = output_spec(_eager(flat, examples))
     captured = capture(flat, examples)
     certificate = _certify(captured, flat, examples, start)
-    return Graph(captured.module, captured.inputs, flat.outputs, type(module).__name__, certificate)
+    origin = None if isinstance(model, nn.Module) else str(model)
+    return Graph(captured.module, captured.inputs, flat.outputs, type(module).__name__,
+                 certificate, origin)
 
 
 def _eager(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from rewrite.errors import TraceError
+from rewrite.trace.packaged import PACKAGED, folder
 
 
 def load(model: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The model behind `model`, in eval mode if it is loaded here.
 
     A module is returned as it is.  A string or path is a folder in Hugging Face format,
-    a `.gguf` file, or a name on the hub (looked up there unless `HF_HUB_OFFLINE` is set).
+    a `.gguf` file, a packaged model (`smollm2-135m`), or a name on the hub (looked up there unless `HF_HUB_OFFLINE` is set).
     Raises `TraceError` for anything that is no model.
     """
     if isinstance(model, nn.Module):
@@ -23,6 +24,8 @@ def load(model: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     if not isinstance(model, (str, Path)):
         raise TraceError(f"cannot trace a {type(model).__name__}: pass an nn.Module, a folder, "
                          "a .gguf file or the name of a model on the Hugging Face hub")
+    if model in PACKAGED:
+        model = folder(str(model))
     path = Path(model)
     if path.is_file():
         return _load_gguf(path, dtype)
