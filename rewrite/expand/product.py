@@ -88,7 +88,7 @@ def _needed(dag: Dag, automaton: Automaton) -> dict[str, dict[int, None]]:
                     (automaton.step(state, port.symbol), None) for state in states)
         elif isinstance(node, Join):
             for term in node.terms:
-                needed[term].update(states)
+                needed[term].update((automaton.enter(state, term), None) for state in states)
     return needed
 
 
@@ -109,7 +109,7 @@ def _made(
                 reads = tuple(
                     made[p.reads, automaton.step(state, p.symbol)] for p in node.ports)
             else:
-                reads = tuple(made[name, state] for name in node.reads)
+                reads = tuple(made[name, automaton.enter(state, name)] for name in node.reads)
             behind = (tables[n].copies[i].runs for n, i in zip(node.reads, reads, strict=True))
             made[node.name, state] = table.cons(reads, reads, frozenset().union(*behind))
     return made

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rewrite.errors import UnknownName, near
-from rewrite.ir.dag import Dag, Join, Part, Source
+from rewrite.ir.dag import Dag, Part, symbols_of
 from rewrite.paths.caret import point
 from rewrite.paths.expressions import Expressions
 from rewrite.paths.names import matches
@@ -65,11 +65,20 @@ class BoundSet:
     dag: Dag
     expressions: Expressions = field(repr=False)
     places: Mapping[str, Place] = field(repr=False)
+    within: Mapping[str, int] = field(repr=False)
     start: int
 
     def step(self, state: int, symbol: str) -> int:
         """The state after `symbol`.  Raises `KeyError` for a symbol that the graph lacks."""
         return self.expressions.step(state, *self.places[symbol])
+
+    def enter(self, state: int, node: str) -> int:
+        """The same state on arrival at a node: what does not lie upstream of it is forgotten.
+
+        `step` does so on its own; this helps at sums, whose terms lie ever further upstream.
+        Raises `KeyError` for a node that the graph lacks.
+        """
+        return self.expressions.keep(state, self.within[node])
 
     def accepts(self, state: int) -> bool:
         """Whether the path read so far, from its output back, is in the set."""
@@ -121,8 +130,11 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
         name: expressions.leaf(sum(1 << letter for letter in {letters[s] for s in symbols}))
         for name, symbols in named.items()
     }
-    reader, places = _Reader(expressions, leaves), _places(letters, dag)
-    return tuple(BoundSet(dag, expressions, places, reader.set(each.pattern)) for each in sets)
+    reader, within = _Reader(expressions, leaves), _within(letters, dag)
+    places = _places(letters, within, dag)
+    return tuple(
+        BoundSet(dag, expressions, places, within, reader.set(each.pattern)) for each in sets
+    )
 
 
 def _named(name: str, dag: Dag) -> frozenset[str]:
@@ -139,23 +151,27 @@ def _letters(symbols: Iterable[str], groups: Iterable[frozenset[str]]) -> dict[s
     return {s: numbers.setdefault(groups, len(numbers)) for s, groups in members.items()}
 
 
-def _places(letters: Mapping[str, int], dag: Dag) -> dict[str, Place]:
+def _within(letters: Mapping[str, int], dag: Dag) -> dict[str, int]:
+    """For each node, the letters on the paths that end there, its own included."""
+    within: dict[str, int] = {}
+    for node in dag.nodes:
+        mask = 0
+        for read in node.reads:
+            mask |= within[read]
+        for symbol in symbols_of(node):
+            mask |= 1 << letters[symbol]
+        within[node.name] = mask
+    return within
+
+
+def _places(letters: Mapping[str, int], within: Mapping[str, int], dag: Dag) -> dict[str, Place]:
     """Each symbol with the letters that a path can have before it."""
-    within: dict[str, int] = {}  # letters of all paths that end at a node, its own included
     upstream = dict.fromkeys(letters, 0)
     for node in dag.nodes:
-        seen = 0
-        if isinstance(node, Source):
-            seen = 1 << letters[node.name]
-        elif isinstance(node, Join):
-            for term in node.terms:
-                seen |= within[term]
-        elif isinstance(node, Part):
+        if isinstance(node, Part):
             for port in node.ports:
                 upstream[port.symbol] |= within[port.reads]
-                seen |= within[port.reads] | 1 << letters[port.symbol]
-        within[node.name] = seen
-    return {symbol: Place(letters[symbol], upstream[symbol]) for symbol in letters}
+    return {symbol: Place(letter, upstream[symbol]) for symbol, letter in letters.items()}
 
 
 def _check_names(path_set: PathSet, named: Mapping[str, frozenset[str]], dag: Dag) -> None:

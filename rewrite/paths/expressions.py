@@ -203,9 +203,8 @@ class Expressions:
                 return self.empty if mask >> letter & 1 else self.none
             case Cat(first, then):
                 rest = self._cat(self.derive(first, letter), then)
-                return (
-                    self.either(rest, self.derive(then, letter)) if self.nullable(first) else rest
-                )
+                skip = self.derive(then, letter) if self.nullable(first) else self.none
+                return self.either(rest, skip)
             case Star(body):
                 return self._cat(self.derive(body, letter), number)
             case Either(members):

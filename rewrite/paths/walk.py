@@ -157,6 +157,6 @@ def _moves(bound: BoundSet, node: Node, state: int) -> Iterator[tuple[tuple[str,
                 yield (port.symbol,), (port.reads, bound.step(state, port.symbol))
         case Join(_, terms):
             for term in dict.fromkeys(terms):
-                yield (), (term, state)
+                yield (), (term, bound.enter(state, term))
         case Source() | Constant():
             return

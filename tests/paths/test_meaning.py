@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 
 from rewrite.errors import HypothesisError, PathError
-from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
+from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source, symbols_of
 from rewrite.paths import (
+    Automaton,
     PathSet,
     assign,
     bind,
@@ -89,6 +90,15 @@ def test_the_text_of_operators_reads_back(one: str, two: str) -> None:
         assert paths(str(c)) == c
 
 
+def run_by_nodes(automaton: Automaton, word: Word, dag: Dag) -> str:
+    """The run of a path, told of every part that it arrives at."""
+    parts = {symbol: node.name for node in dag.nodes for symbol in symbols_of(node)}
+    state = automaton.start
+    for symbol in reversed(word):
+        state = automaton.step(automaton.enter(state, parts[symbol]), symbol)
+    return automaton.run(state)
+
+
 @quick
 @given(dags(), path_sets, path_sets)
 def test_each_path_reads_its_run(dag: Dag, a: PathSet, b: PathSet) -> None:
@@ -100,6 +110,7 @@ def test_each_path_reads_its_run(dag: Dag, a: PathSet, b: PathSet) -> None:
             state = automaton.step(state, symbol)
         expected = "one" if word in in_a else "two" if word in in_b else "rest"
         assert automaton.run(state) == expected
+        assert run_by_nodes(automaton, word, dag) == expected
 
 
 @quick

@@ -63,7 +63,7 @@ def visits(automaton: Automaton) -> list[tuple[str, int]]:
                     (p.reads, automaton.step(state, p.symbol)) for p in node.ports
                 )
             elif name == node.name:
-                found |= dict.fromkeys((read, state) for read in node.reads)
+                found |= dict.fromkeys((read, automaton.enter(state, read)) for read in node.reads)
     return list(found)
 
 
@@ -76,14 +76,14 @@ def test_states_follow_the_pattern_and_not_the_graph() -> None:
         ({"clean": exact, "other": "a9.h9 - m9"}, 16),
     ):
         automaton = assign(runs, "corrupt", DAG)
-        assert len({state for _, state in visits(automaton)}) == automaton.states <= most
+        assert len({state for _, state in visits(automaton)}) <= most
 
 
 def test_a_path_that_can_no_longer_be_in_a_set_forgets_it() -> None:
     """Which of the later heads a path has passed matters only until the earlier one is passed."""
     edges = " | ".join(f"a{layer}.h0 -> ... -> a{layer + 1}.h1" for layer in range(20))
     automaton = assign({"clean": edges}, "corrupt", DAG)
-    assert len(visits(automaton)) < 10 * len(DAG.nodes)
+    assert len(visits(automaton)) < 4 * len(DAG.nodes)
     automaton = assign({"clean": "a1.h1 -> m5"}, "corrupt", DAG)
     missed = [automaton.step(automaton.start, s) for s in ("m4", "a3.h1.q", "m0")]
     missed.append(automaton.step(automaton.step(automaton.start, "m5"), "a1.h2.q"))
