@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from rewrite.expand.product import Copy, Product
 from rewrite.ir.dag import Constant, Join, Node, Part, Source
-from rewrite.ir.ops import take
+from rewrite.ir.ops import as_ranges, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
 from rewrite.rules.push_down_slice import Body
@@ -28,6 +28,14 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How much of the outputs is needed: the last position only, some columns only."""
+
+    last: bool = False
+    columns: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Built:
     """The literal module, with what it costs."""
 
@@ -37,28 +45,27 @@ class Built:
 
 
 def build(
-    parts: Components, product: Product, runs: Sequence[str], last: bool = False,
+    parts: Components, product: Product, runs: Sequence[str], reading: Reading,
     single: bool = True,
 ) -> Built:
     """Wire the copies; node by node in the order of the model, all copies of a node together."""
-    return _Builder(parts, product, runs, last).build(single)
+    return _Builder(parts, product, runs, reading).build(single)
 
 
 class _Builder:
     """`full` and `rows` hold the value of each copy: at all positions, at the last one."""
 
     def __init__(
-        self, parts: Components, product: Product, runs: Sequence[str], last: bool
+        self, parts: Components, product: Product, runs: Sequence[str], reading: Reading
     ) -> None:
-        self.parts, self.product = parts, product
+        self.parts, self.product, self.reading = parts, product, reading
         self.assembler = Assembler(parts, runs)
         self.full: dict[Place, fx.Node] = {}
         self.rows: dict[Place, fx.Node] = {}
         self.constants: dict[str, fx.Node] = {}
         self.calls = self.weights = 0
         self.layers = {f"{c.short}.h{i}" for c in parts.components.values() for i in range(c.heads)}
-        self.last = last
-        self.wanted = wanted_in_full(parts, product, self._by_row)
+        self.wanted = wanted_in_full(parts, product, reading)
 
     def build(self, single: bool) -> Built:
         """Node by node in the order of the model, all copies of a node together."""
@@ -86,13 +93,16 @@ class _Builder:
             self.full[place] = self.assembler.source(*copy.runs, node.name)
         elif isinstance(node, Join):
             self._add(place, label, list(zip(node.terms, copy.reads, strict=True)))
-        elif self._by_row(node.name):
+        elif place not in self.wanted and (body := self._row_body(node.name)):
             values = [self._row(*read) for read in zip(node.reads, copy.reads, strict=True)]
-            body = self.parts.last_row(node.name)
             self.rows[place] = self._call(node.name, values, label, body=body)
         else:
             values = [self._full(*read) for read in zip(node.reads, copy.reads, strict=True)]
             self.full[place] = self._call(node.name, values, label)
+
+    def _row_body(self, name: str) -> Body | None:
+        columns = self.reading.columns if name in self.product.dag.outputs else None
+        return self.parts.last_row(name, columns=columns)
 
     def _add(self, place: Place, label: str, terms: list[Place]) -> None:
         if place in self.wanted:
@@ -111,28 +121,38 @@ class _Builder:
             parts: list[Place] = []
             for group in groups:
                 place = (_group_label(layer, group), terms[group.heads[0]][1])
-                if place not in self.full:
-                    self.full[place] = self._heads(layer, group, names, terms, by_head, len(groups))
+                if place not in self.full and place not in self.rows:
+                    self._heads(place, layer, group, names, terms, by_head, len(groups))
                 parts.append(place)
             here = (join.name, copy.index)
             if len(groups) == 1:
-                self.full[here] = self.full[parts[0]]
+                for table in (self.full, self.rows):
+                    if parts[0] in table:
+                        table[here] = table[parts[0]]
             else:
                 parts += [term for term in terms if term[0] not in self.layers]
                 self._add(here, labelled(join.name, copy, len(copies)), parts)
 
     def _heads(
-        self, layer: Component, group: Group, names: list[str], terms: list[Place],
-        by_head: list[tuple[int, ...]], groups: int,
-    ) -> fx.Node:
-        head = group.heads[0]
-        copy = self.product.copies[names[head]][terms[head][1]]
-        read_names = self.product.dag[names[head]].reads
-        values = [self._full(*read) for read in zip(read_names, by_head[head], strict=True)]
-        label = labelled(
-            _group_label(layer, group), copy, len(self.product.copies[names[head]]))
-        return self._call(layer.short, values, label,
-                          group.heads if groups > 1 else None, group.alike)
+        self, place: Place, layer: Component, group: Group, names: list[str],
+        terms: list[Place], by_head: list[tuple[int, ...]], groups: int,
+    ) -> None:
+        first = group.heads[0]
+        assert layer.region is not None
+        copies = self.product.copies[names[first]]
+        label = labelled(place[0], copies[place[1]], len(copies))
+        reads = zip(self.product.dag[names[first]].reads, by_head[first], strict=True)
+        heads = group.heads if groups > 1 else None
+        alike = keys_apart(group.alike)
+        full = (names[first], place[1]) in self.wanted
+        if not full and (body := self.parts.last_row(layer.short, heads, alike)):
+            ports = [port for port, _ in layer.region.slots]
+            values = [self._full(*read) if port in ("k", "v") else self._row(*read)
+                      for port, read in zip(ports, reads, strict=True)]
+            self.rows[place] = self._call(layer.short, values, label, heads, alike, body)
+        else:
+            values = [self._full(*read) for read in reads]
+            self.full[place] = self._call(layer.short, values, label, heads, group.alike)
 
     def _call(
         self, name: str, values: list[fx.Node], label: str, heads: tuple[int, ...] | None = None,
@@ -159,15 +179,13 @@ class _Builder:
         return self.rows[name, index]
 
     def _output(self, name: str, index: int) -> fx.Node:
-        if self._by_row(name):
-            return self.rows[name, index]
-        return self._row(name, index) if self.last else self._full(name, index)
-
-    def _by_row(self, name: str) -> bool:
-        """Whether an output is computed at the last position only."""
-        read_on = any(name in node.reads for node in self.product.dag.nodes)
-        return (self.last and name in self.product.dag.outputs and not read_on
-                and self.parts.last_row(name) is not None)
+        place, columns = (name, index), self.reading.columns
+        if place in self.rows or not self.reading.last:
+            return self.rows[place] if place in self.rows else self.full[place]
+        value = self._row(name, index)
+        if columns is None:
+            return value
+        return self.assembler.graph.call_function(take, (value, -1, as_ranges(columns)))
 
     def _layer(self, name: str) -> Component | None:
         short, _, end = name.rpartition(".")
@@ -175,19 +193,41 @@ class _Builder:
         return component if end == "out" and component and component.heads else None
 
 
-def wanted_in_full(
-    parts: Components, product: Product, by_row: Callable[[str], bool]
-) -> set[Place]:
-    """Copies of sums that somebody reads at all positions; the others are needed at the last."""
+def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set[Place]:
+    """Copies that somebody reads at all positions; of the others the last one is enough."""
     wanted: set[Place] = set()
+    outputs = set(product.dag.outputs)
+    if not reading.last:
+        wanted.update((name, i) for root in product.roots
+                      for name, i in zip(product.dag.outputs, root, strict=True))
     for node in reversed(product.dag.nodes):
         for copy in product.copies[node.name]:
-            full = (node.name, copy.index) in wanted
-            if (isinstance(node, Part) and not by_row(node.name)) or full:
-                wanted.update(zip(node.reads, copy.reads, strict=True))
-            if node.name in product.dag.outputs and not by_row(node.name):
-                wanted.add((node.name, copy.index))
+            reads = list(zip(node.reads, copy.reads, strict=True))
+            if (node.name, copy.index) in wanted:
+                wanted.update(reads)
+            elif isinstance(node, Part):
+                columns = reading.columns if node.name in outputs else None
+                wanted.update(_read_in_full(parts, node, reads, columns))
     return wanted
+
+
+def _read_in_full(
+    parts: Components, node: Part, reads: list[Place], columns: tuple[int, ...] | None
+) -> list[Place]:
+    """What a part reads at all positions if only its last one is needed."""
+    layer, _, head = node.name.rpartition(".h")
+    if node.name in parts.components:
+        return [] if parts.last_row(node.name, columns=columns) else reads
+    if parts.last_row(layer, (int(head),)) is None:
+        return reads
+    return [read for port, read in zip(node.ports, reads, strict=True)
+            if port.symbol.endswith((".k", ".v"))]
+
+
+def keys_apart(alike: dict[str, str]) -> dict[str, str]:
+    """The same readings with q by itself, since it alone can be restricted to a position."""
+    together = alike["k"] == alike["v"]
+    return {"q": "q", "k": "kv" if together else "k", "v": "kv" if together else "v"}
 
 
 def grouped(layer: Component, reads: Sequence[Sequence[tuple[int, ...]]]) -> list[Group]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.errors import HypothesisError, InputError, near
-from rewrite.expand.build import Built, build
+from rewrite.expand.build import Built, Reading, build
 from rewrite.expand.hypothesis import Hypothesis
 from rewrite.expand.product import Product, expand_dag
 from rewrite.parts import Components
@@ -50,7 +50,7 @@ class Expansion:
 
     hypotheses: tuple[Hypothesis, ...]
     product: Product
-    last: bool
+    reading: Reading
     single: bool
     seconds: float
 
@@ -71,7 +71,7 @@ class Expansion:
 
     @cached_property
     def _built(self) -> Built:
-        return build(self.parts, self.product, self.runs, self.last, self.single)
+        return build(self.parts, self.product, self.runs, self.reading, self.single)
 
     @property
     def module(self) -> fx.GraphModule:
@@ -144,12 +144,15 @@ class Expansion:
 
 
 def expand(
-    hypothesis: Hypothesis | Sequence[Hypothesis], *, last: bool = False
+    hypothesis: Hypothesis | Sequence[Hypothesis], *, last: bool = False,
+    columns: Sequence[int] | None = None,
 ) -> Expansion:
     """Copy the parts of a model so that each path can read the run assigned to it.
 
     Several hypotheses about the same component graph share everything that they have in
-    common.  `last=True` computes the outputs at the last position only (`[batch, 1, ...]`).
+    common.  `last=True` computes the outputs at the last position only (`[batch, 1, ...]`),
+    and `columns`, which needs it, only those entries of their last axis (tokens of the
+    vocabulary); what nobody reads is not computed.
     The work is linear in nodes times automaton states, never in the number of paths.
 
     >>> # exp = expand(hypothesis); exp(clean=inputs_a, corrupt=inputs_b)
@@ -162,9 +165,12 @@ def expand(
     if any(other.parts is not parts for other in hypotheses):
         raise HypothesisError("hypotheses can be expanded together if they are about the same "
                               "component graph; build each with the same `parts`")
+    if columns is not None and not last:
+        raise HypothesisError("columns are computed at the last position: expand(..., last=True)")
+    reading = Reading(last, None if columns is None else tuple(columns))
     start = time.perf_counter()
     product = expand_dag(parts.dag, [h.automaton for h in hypotheses])
-    return Expansion(hypotheses, product, last, single, time.perf_counter() - start)
+    return Expansion(hypotheses, product, reading, single, time.perf_counter() - start)
 
 
 def _check_pair(

@@ -87,7 +87,8 @@ class Flow:
             data, weight, _ = CONTRACTIONS[node.target]
             operands = (node.args[data], node.args[weight])
             return self.flows(operands[0]) and self.from_weights(operands[1])
-        return "conv" in str(node.target) and any(self.from_weights(o) for o in node.all_input_nodes)
+        convolves = "conv" in str(node.target)
+        return convolves and any(self.from_weights(o) for o in node.all_input_nodes)
 
     @cached_property
     def before(self) -> dict[fx.Node, int]:

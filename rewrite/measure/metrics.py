@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -16,6 +17,9 @@ from rewrite.errors import DataError, UnknownName, near
 
 from .batch import Batch
 from .outputs import Position, every_row, finite, label, logits, mean_of_tokens, row, token
+
+if TYPE_CHECKING:
+    from .pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ class Metric(ABC):
     def positions(self) -> Literal["last", "all"]:
         """Which rows of the output are read: a model need not compute the others."""
         return "last" if self.position == -1 else "all"
+
+    def columns(self, pairs: Pairs) -> tuple[int, ...] | None:
+        """Tokens whose logits are read, sorted; None if every token of the vocabulary is."""
+        return None
+
+    def narrowed(self, batch: Batch, columns: tuple[int, ...]) -> Batch:
+        """The batch for logits of `columns` alone: token labels become positions in it."""
+        return batch
 
     def to_dict(self) -> dict[str, Any]:
         """Name and options for JSON or TOML: `metric(**value.to_dict()) == value`."""
@@ -106,6 +118,21 @@ class LogitDiff(Metric):
                 "logit_diff compares two answers at one position; for every position use "
                 "kl_divergence(position='all') or loss_diff(position='all')"
             )
+
+    def columns(self, pairs: Pairs) -> tuple[int, ...] | None:
+        """The answers of all pairs."""
+        labels = [pairs.labels.get(name) for name in (self.correct, self.wrong)]
+        if any(label is None for label in labels):
+            return None  # reported where the metric is applied
+        ids = [torch.as_tensor(value).ravel() for label in labels for value in label]
+        return tuple(torch.cat(ids).unique().tolist())
+
+    def narrowed(self, batch: Batch, columns: tuple[int, ...]) -> Batch:
+        """`correct` and `wrong` count within `columns`."""
+        known = torch.tensor(columns, device=batch.labels[self.correct].device)
+        moved = {name: torch.searchsorted(known, batch.labels[name])
+                 for name in (self.correct, self.wrong)}
+        return replace(batch, labels={**batch.labels, **moved})
 
     def _effect(self, reference: object, hypothesis: object, batch: Batch) -> Tensor:
         change = self._score(hypothesis, batch) - self._score(reference, batch)

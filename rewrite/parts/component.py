@@ -118,26 +118,40 @@ class Components:
             return None
         return split_heads.bias_body(self.graph.module, self.cut.flow, region.layer)
 
-    def last_row(self, name: str) -> Body | None:
-        """The body of an output for the last position only, given last rows of what it reads.
+    def last_row(
+        self, name: str, heads: tuple[int, ...] | None = None,
+        alike: Mapping[str, str] | None = None, columns: tuple[int, ...] | None = None,
+    ) -> Body | None:
+        """What a component writes at the last position, given last rows of what it reads.
 
-        None if some step of the output looks at more than one position.
+        Attention still reads all rows by k and v.  `columns` restricts the last axis (of
+        logits, to some tokens).  None if some step looks at more than one position.
         """
-        key = (name, "last row")
+        key = (name, "last row", heads, tuple(sorted((alike or {}).items())), columns)
         if key not in self._bodies:
-            self._bodies[key] = self._make_last_row(self.component(name))
+            self._bodies[key] = self._make_last_row(
+                self.component(name), heads, dict(alike or {}), columns)
         return self._bodies[key]
 
-    def _make_last_row(self, component: Component) -> Body | None:
-        region = component.region
-        if region is None or len(shape(region.output)) < 2:
+    def _make_last_row(
+        self, component: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
+        columns: tuple[int, ...] | None,
+    ) -> Body | None:
+        region, owner, flow = component.region, self.graph.module, self.cut.flow
+        if region is None or any(len(shape(v)) < 3 for _, v in region.slots):
             return None
-        slicer = Slicer(self.graph.module, self.cut.flow, self.cut.written - {region.output},
-                        rows={1: (-1,)})
+        leaves = self.cut.written - {region.output}
+        if region.layer is not None and component.heads:
+            return split_heads.last_row(
+                owner, flow, leaves, region.layer, region.slots, heads,
+                {port: "q" if port == "q" else alike.get(port, "kv") for port in "qkv"})
+        slicer = Slicer(owner, flow, leaves, rows={1: (-1,)})
         slicer.open_slots(region.slots)
-        result = slicer.emit(region.output, {1: (-1,)})
-        whole = slicer.stuck or slicer.context or slicer.reads_whole
-        return None if whole else slicer.finish(result)
+        pick = {1: (-1,)}
+        if columns is not None:
+            pick[len(shape(region.output)) - 1] = columns
+        result = slicer.emit(region.output, pick)
+        return None if slicer.stuck or slicer.reads_whole else slicer.finish(result)
 
     @cached_property
     def module(self) -> fx.GraphModule:

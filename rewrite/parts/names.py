@@ -96,7 +96,8 @@ def module_path(flow: Flow, region: Region) -> str:
     paths = sorted({node.meta.get("module", "") for node in inside})
     if len(paths) == 1:
         return paths[0]
-    shared = takewhile(lambda column: len(set(column)) == 1, zip(*(p.split(".") for p in paths)))
+    columns = zip(*(path.split(".") for path in paths), strict=False)
+    shared = takewhile(lambda column: len(set(column)) == 1, columns)
     return ".".join(column[0] for column in shared)
 
 

@@ -44,8 +44,9 @@ class Slicer:
     `leaves` are the values that the body receives instead of computing them.  `ports` maps
     operand positions `(node, i)` to the name of a port; everything behind a port is copied
     for that port, and reads its own slots.  `alike` maps ports to the name under which
-    they read (ports with the same name share their copies).  With `rows`, the leaves hold
-    that slice of themselves already, and `reads_whole` tells whether more was asked for.
+    they read (ports with the same name share their copies).  With `rows`, the leaves behind
+    the ports `by_row` hold that slice of themselves already, and `reads_whole` tells whether
+    more of them was asked for.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Slicer:
         ports: Mapping[tuple[fx.Node, int], str] | None = None,
         alike: Mapping[str, str] | None = None,
         rows: Pick | None = None,
+        by_row: Iterable[str] = ("", "q"),
     ) -> None:
         self.owner, self.flow, self.leaves = owner, flow, set(leaves)
         self.ports, self.alike = dict(ports or {}), dict(alike or {})
@@ -66,10 +68,10 @@ class Slicer:
         self.weights: dict[str, fx.Node] = {}
         self.passed: dict[fx.Node, dict[int, Indices]] = {}
         self.stuck: list[str] = []
-        self.rows = dict(rows or {})
+        self.rows, self.by_row = dict(rows or {}), set(by_row)
         self.reads_whole = False
         self.multiplied = 0
-        self.special: dict[fx.Node, Callable[[], fx.Node]] = {}
+        self.special: dict[fx.Node, Callable[[Pick], fx.Node]] = {}
         self._cones: dict[str, set[fx.Node]] = {}
 
     def emit(self, node: fx.Node, pick: Pick | None = None, port: str = "") -> fx.Node:
@@ -107,8 +109,8 @@ class Slicer:
                 return self._pick(self._weight(node), pick)
             if not self.flow.from_weights(node):
                 return self._pick(self._given(node), pick)
-        if node in self.special and not pick:
-            return self.special[node]()
+        if node in self.special and len(shape(node)) - 1 not in pick:
+            return self.special[node](pick)
         if (sliced := as_slice(node)) is not None:
             return self._slice(node, sliced, pick, port)
         return self._compute(node, pick, port)
@@ -164,10 +166,11 @@ class Slicer:
         """A size, taken from what the body itself is given."""
         if node.target is aten.sym_size.int:
             wanted = node.meta["val"].node.expr
-            for (_, leaf), holder in self.slots.items():
-                if isinstance(leaf.meta["val"], Tensor) and wanted in shape(leaf):
-                    axis = shape(leaf).index(wanted)
-                    self.reads_whole |= axis in self.rows
+            for (port, leaf), holder in self.slots.items():
+                kept = [None if port in self.by_row and axis in self.rows else size
+                        for axis, size in enumerate(shape(leaf))]
+                if wanted in kept:
+                    axis = kept.index(wanted)
                     made = self.graph.call_function(aten.sym_size.int, (holder, axis))
                     self._note(made, node)
                     return made
@@ -179,10 +182,10 @@ class Slicer:
     # where values come from
 
     def _leaf(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
-        if any(pick.get(axis) != rows for axis, rows in self.rows.items()):
-            self.reads_whole = True
-        return self._pick(self._slot(node, port), {
-            axis: indices for axis, indices in pick.items() if axis not in self.rows})
+        rows = self.rows if port in self.by_row else {}
+        self.reads_whole |= any(pick.get(axis) != indices for axis, indices in rows.items())
+        left = {axis: indices for axis, indices in pick.items() if axis not in rows}
+        return self._pick(self._slot(node, port), left)
 
     def _slot(self, node: fx.Node, port: str) -> fx.Node:
         slot = (port, node)

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import CONTRACTIONS, Flow, shape
 from rewrite.rules.push_down_slice import Body, Slicer
+from rewrite.rules.slicing import Pick
 
 aten = torch.ops.aten
 
@@ -72,17 +73,48 @@ def body(
 
     `alike` maps each port to the name under which it reads.
     """
-    leaves = set(leaves) - {layer.output}
-    slicer = Slicer(owner, flow, leaves, layer.ports, alike)
-    slicer.open_slots(slots)
-    if heads is not None:
-        slicer.special[layer.projection] = lambda: _partial(slicer, layer, heads)
+    slicer = _slicer(owner, flow, leaves, layer, slots, heads, alike)
     result = slicer.emit(layer.output)
     reason = ""
     if heads is not None and slicer.passed.get(layer.result) != _expected(layer, heads):
         stops = ", ".join(slicer.stuck) or "the order of its features"
         reason = f"the slice of heads {list(heads)} stops at {stops}"
     return slicer.finish(result), reason
+
+
+def last_row(
+    owner: torch.nn.Module,
+    flow: Flow,
+    leaves: Iterable[fx.Node],
+    layer: Attention,
+    slots: Sequence[tuple[str, fx.Node]],
+    heads: tuple[int, ...] | None,
+    alike: dict[str, str],
+) -> Body | None:
+    """What `body` writes at the last position, given only the last row of what q reads.
+
+    None if the query cannot be restricted to one position.
+    """
+    slicer = _slicer(owner, flow, leaves, layer, slots, heads, alike, {1: (-1,)})
+    result = slicer.emit(layer.output, {1: (-1,)})
+    return None if slicer.reads_whole or slicer.stuck else slicer.finish(result)
+
+
+def _slicer(
+    owner: torch.nn.Module,
+    flow: Flow,
+    leaves: Iterable[fx.Node],
+    layer: Attention,
+    slots: Sequence[tuple[str, fx.Node]],
+    heads: tuple[int, ...] | None,
+    alike: dict[str, str],
+    rows: Pick | None = None,
+) -> Slicer:
+    slicer = Slicer(owner, flow, set(leaves) - {layer.output}, layer.ports, alike, rows)
+    slicer.open_slots(slots)
+    if heads is not None:
+        slicer.special[layer.projection] = lambda pick: _partial(slicer, layer, heads, pick)
+    return slicer
 
 
 def bias_body(owner: torch.nn.Module, flow: Flow, layer: Attention) -> Body | None:
@@ -149,13 +181,15 @@ def _linear_tail(flow: Flow, projection: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(tail)
 
 
-def _partial(slicer: Slicer, layer: Attention, heads: tuple[int, ...]) -> fx.Node:
+def _partial(
+    slicer: Slicer, layer: Attention, heads: tuple[int, ...], pick: Pick
+) -> fx.Node:
     """W_O[:, heads] concat(z_h for h in heads), without the bias."""
     node = layer.projection
     data, weight, _ = CONTRACTIONS[node.target]
     features = layer.features(heads)
     rank = len(shape(node.args[data]))
-    picked = slicer.emit(node.args[data], {rank - 1: features})
+    picked = slicer.emit(node.args[data], {**pick, rank - 1: features})
     axis = 1 if node.target is aten.linear.default else len(shape(node.args[weight])) - 2
     weights = slicer.emit(node.args[weight], {axis: features})
     slicer.count(node.args[weight], {axis: features})

@@ -58,11 +58,14 @@ def evaluate(
     everything = reference(first, pairs.reference)
     every = [everything, null, *hypotheses]
     check_runs(every, pairs)
-    expansion = expand(every, last=measure.positions == "last")
+    last = measure.positions == "last"
+    columns = measure.columns(pairs) if last else None
+    expansion = expand(every, last=last, columns=columns)
     effects = np.full((len(every), len(pairs)), np.nan)
     scores = np.full((len(every), len(pairs)), np.nan)
     for batch, outputs in batches(expansion, pairs, batch_size, progress):
         index = batch.index.cpu().numpy()
+        batch = batch if columns is None else measure.narrowed(batch, columns)
         for row, output in enumerate(outputs):
             effects[row, index] = _plain(measure.effect(outputs[0], output, batch))
             score = measure.score(output, batch)

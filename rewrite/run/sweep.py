@@ -44,7 +44,7 @@ class Sweep:
         names = self.table["sender"].str.extract(r"^(?P<layer>.*)\.h(?P<head>\d+)$")
         found = self.table.assign(layer=names["layer"], head=names["head"]).dropna(subset="head")
         if found.empty:
-            raise HypothesisError("a grid shows attention heads, and no sender of this sweep is one")
+            raise HypothesisError("a grid shows attention heads; no sender here is one")
         found = found.assign(head=found["head"].astype(int))
         grid = found.pivot(index="layer", columns="head", values=column)
         return grid.loc[list(dict.fromkeys(found["layer"]))]

@@ -63,9 +63,7 @@ def _changes_nothing(node: fx.Node) -> bool:
 
 
 def _same_kind(node: fx.Node) -> bool:
-    before, after = node.args[0].meta.get("val"), node.meta.get("val")
-    return (
-        isinstance(before, Tensor)
-        and isinstance(after, Tensor)
-        and (before.dtype, before.device, before.layout) == (after.dtype, after.device, after.layout)
-    )
+    before, after = (n.meta.get("val") for n in (node.args[0], node))
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+        return False
+    return all(getattr(before, a) == getattr(after, a) for a in ("dtype", "device", "layout"))

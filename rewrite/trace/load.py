@@ -16,7 +16,8 @@ def load(model: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The model behind `model`, in eval mode if it is loaded here.
 
     A module is returned as it is.  A string or path is a folder in Hugging Face format,
-    a `.gguf` file, a packaged model (`smollm2-135m`), or a name on the hub (looked up there unless `HF_HUB_OFFLINE` is set).
+    a `.gguf` file, a packaged model (`smollm2-135m`), or a name on the hub (looked up there
+    unless `HF_HUB_OFFLINE` is set).
     Raises `TraceError` for anything that is no model.
     """
     if isinstance(model, nn.Module):

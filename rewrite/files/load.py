@@ -1,0 +1,59 @@
+"""`load`: what `save` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rewrite.errors import FileError
+from rewrite.files.disk import read
+from rewrite.files.experiment import read_experiment
+from rewrite.measure import Pairs, Result
+from rewrite.parts import Components
+from rewrite.run import Sweep
+from rewrite.trace import trace
+
+
+def load(path: str | Path, parts: Components | None = None) -> Any:
+    """Read a hypothesis (list if several), a result, sweep, pairs, or an exported module.
+
+    A hypothesis is about a component graph: give `parts`, or the model that the file names
+    is traced.  Raises `FileError` for a file that `save` did not write.
+
+    >>> # hypothesis = load("hypothesis.toml", parts)
+    """
+    path = Path(path)
+    if path.suffix == ".pt2":
+        return _load_module(path)
+    if path.suffix == ".toml":
+        experiment = read_experiment(path)
+        if parts is None:
+            if experiment.model is None:
+                raise FileError(f"{path} does not name its model: load(path, parts)")
+            parts = trace(experiment.model).components()
+        hypotheses = experiment.build(parts)
+        return hypotheses[0] if len(hypotheses) == 1 else hypotheses
+    if path.suffix != ".json":
+        raise FileError(f"{path.name!r} is none of .toml (hypothesis), .json (result, sweep, "
+                        "pairs), .pt2 (exported module)")
+    data = read(path)
+    kind = data.get("kind")
+    if kind == "result":
+        return Result.from_dict(data)
+    if kind == "results":
+        return [Result.from_dict(item) for item in data["results"]]
+    if kind == "pairs":
+        return Pairs.from_dict(data)
+    if kind == "sweep":
+        return Sweep(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"])
+    raise FileError(f"{path} is JSON, but no result, sweep or pairs: its kind is {kind!r}")
+
+
+def _load_module(path: Path) -> torch.nn.Module:
+    try:
+        return torch.export.load(path).module()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as an exported module: {error}") from error

@@ -1,0 +1,80 @@
+"""`save`: one function for everything that can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewrite.errors import FileError
+from rewrite.expand import Hypothesis
+from rewrite.files.disk import write_json
+from rewrite.files.experiment import write_experiment
+from rewrite.ir.graph import Graph
+from rewrite.measure import Metric, Pairs, Result
+from rewrite.run import Sweep
+
+
+def save(
+    thing: Any, path: str | Path, *, pairs: Pairs | None = None, metric: Metric | None = None
+) -> Path:
+    """Write a hypothesis (.toml), a result, sweep or pairs (.json), or a graph (.pt2).
+
+    A hypothesis may be a list, and may come with the `pairs` and `metric` that it is tested
+    with (`rewrite test` needs them); pairs go to a JSON file beside it.  Raises `FileError`
+    for other things, other suffixes, and folders that cannot be written.
+
+    >>> # save(hypothesis, "hypothesis.toml"); save(result, "result.json")
+    """
+    path = Path(path)
+    many = isinstance(thing, Sequence) and not isinstance(thing, str) and len(thing) > 0
+    if isinstance(thing, Hypothesis) or (many and isinstance(thing[0], Hypothesis)):
+        _suffix(path, ".toml", "a hypothesis")
+        hypotheses = [thing] if isinstance(thing, Hypothesis) else list(thing)
+        name = None
+        if pairs is not None:
+            name = f"{path.stem}.pairs.json"
+            write_json(path.parent / name, pairs.to_dict())
+        return write_experiment(path, hypotheses, name, metric)
+    if isinstance(thing, Graph):
+        return _save_graph(thing, path)
+    for kind, label in ((Result, "result"), (Sweep, "sweep"), (Pairs, "pairs")):
+        if isinstance(thing, kind):
+            _suffix(path, ".json", f"a {label}")
+            return write_json(path, {"kind": label} | thing.to_dict())
+    if many and isinstance(thing[0], Result):
+        _suffix(path, ".json", "results")
+        return write_json(path, {"kind": "results", "results": [r.to_dict() for r in thing]})
+    raise FileError(f"cannot save a {type(thing).__name__}: save takes a hypothesis, a result, "
+                    "a sweep, pairs, or a graph")
+
+
+def _save_graph(graph: Graph, path: Path) -> Path:
+    """The module by torch.export, so that `torch.export.load` reads it without this package."""
+    _suffix(path, ".pt2", "a graph")
+    sizes = {"batch": 3, "seq": 11}
+    inputs, shapes = [], []
+    for spec in graph.inputs:
+        named = [sizes.get(str(dim).rpartition(".")[2], 5) if isinstance(dim, str) else dim
+                 for dim in spec.shape]
+        floats = spec.dtype.is_floating_point
+        inputs.append(torch.randn(named, dtype=spec.dtype) if floats
+                      else torch.ones(named, dtype=spec.dtype))
+        shapes.append({axis: torch.export.Dim.DYNAMIC
+                       for axis, dim in enumerate(spec.shape) if isinstance(dim, str)})
+    with torch.no_grad():
+        program = torch.export.export(graph.module, tuple(inputs), dynamic_shapes=tuple(shapes),
+                                      strict=False)
+    try:
+        torch.export.save(program, path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def _suffix(path: Path, wanted: str, what: str) -> None:
+    if path.suffix != wanted:
+        raise FileError(f"{what} is saved as {wanted}, found {path.name!r}: "
+                        f"write {path.with_suffix(wanted).name!r}")
