@@ -4,10 +4,22 @@ Assign runs to paths, rewrite the graph so that each edge can receive from a dif
 recompile, execute, measure, draw.
 """
 
+from rewrite.draw import draw
 from rewrite.expand import Expansion, Hypothesis, expand
+from rewrite.files import load, save
 from rewrite.ir.graph import Graph
+from rewrite.measure import (
+    Pairs,
+    Result,
+    custom,
+    kl_divergence,
+    logit_diff,
+    loss_diff,
+    metric,
+)
 from rewrite.parts import Components
 from rewrite.paths import PathSet, count_paths, paths
+from rewrite.run import Sweep, evaluate, sweep
 from rewrite.trace import trace
 
 __all__ = [
@@ -15,9 +27,22 @@ __all__ = [
     "Expansion",
     "Graph",
     "Hypothesis",
+    "Pairs",
     "PathSet",
+    "Result",
+    "Sweep",
     "count_paths",
+    "custom",
+    "draw",
+    "evaluate",
     "expand",
+    "kl_divergence",
+    "load",
+    "logit_diff",
+    "loss_diff",
+    "metric",
     "paths",
+    "save",
+    "sweep",
     "trace",
 ]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 import transformers as tf
+
+import rewrite as rw
 
 VOCAB = 97
 SMALL = {
@@ -43,3 +48,31 @@ def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     """Random token ids `[batch, length]`."""
     draw = torch.Generator().manual_seed(seed)
     return torch.randint(1, VOCAB, (batch, length), generator=draw)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A tiny model with its op graph and its component graph."""
+
+    model: torch.nn.Module
+    graph: rw.Graph
+    parts: rw.Components
+
+
+@lru_cache(maxsize=None)
+def traced(family: str, dtype: torch.dtype = torch.float32) -> Traced:
+    """`tiny(family, dtype)`, traced once per process.  Leave its parameters as they are."""
+    model = tiny(family, dtype)
+    graph = rw.trace(model)
+    return Traced(model, graph, graph.components())
+
+
+def logits(model: torch.nn.Module, *args: object, **inputs: object) -> torch.Tensor:
+    """What the eager model returns, without gradients."""
+    with torch.no_grad():
+        return model(*args, **inputs).logits
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest difference, relative to the largest wanted entry."""
+    return float((found - wanted).abs().max() / wanted.abs().max())

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from rewrite.errors import DataError
 from rewrite.expand import Expansion, Hypothesis, expand
@@ -61,8 +60,8 @@ def study(
     metric: Metric,
     *,
     count: int = 6,
-    sweep_examples: int = 48,
-    batch_size: int = 16,
+    sweep_examples: int = 32,
+    batch_size: int = 32,
     step: Step = lambda name: lambda done, total: None,
 ) -> Study:
     """Find heads by direct path, then test a ladder of hypotheses built from them.
@@ -74,7 +73,7 @@ def study(
     with _timed(seconds, "component graph"):
         parts = graph.components()
     with _timed(seconds, "keep what the model gets right"):
-        kept = keep_right(graph, pairs, metric, batch_size, step("what does the model get right?"))
+        kept = keep_right(parts, pairs, metric, batch_size, step("what does the model get right?"))
     some = sample(kept, sweep_examples)
     options = {"pairs": some, "metric": metric, "batch_size": batch_size}
     with _timed(seconds, "sweep of direct paths"):
@@ -125,30 +124,32 @@ def ladder(
 
 
 def keep_right(
-    graph: Graph, pairs: Pairs, metric: Metric, batch_size: int, progress: Progress
+    parts: Components, pairs: Pairs, metric: Metric, batch_size: int, progress: Progress
 ) -> Pairs:
     """The pairs for which the model prefers the right answer on both prompts."""
-    signs = {run: 1.0 if run == pairs.reference else -1.0 for run in pairs.run_names}
-    right = np.ones(len(pairs), dtype=bool)
-    done = 0
-    for batch in pairs.batches(batch_size):
-        for run, sign in signs.items():
-            with torch.no_grad():
-                score = metric.score(graph(**batch.inputs[run]), batch)
-            if score is None:
-                raise DataError(f"{metric} has no score, so it cannot tell what is right")
-            right[batch.index.numpy()] &= (sign * score > 0).cpu().numpy()
-        done += len(batch)
-        progress(done, len(pairs))
+    clean = pairs.reference
+    corrupt = next(run for run in pairs.run_names if run != clean)
+    empty = Hypothesis(parts, {clean: PathSet.none()}, corrupt, "nothing")
+    result = evaluate(empty, pairs, metric, batch_size=batch_size, progress=progress)
+    if result.scores is None or result.reference_scores is None:
+        raise DataError(f"{metric} has no score, so it cannot tell what is right")
+    right = (result.reference_scores > 0) & (result.scores < 0)
     if not right.any():
         raise DataError(f"the model gets none of the {len(pairs)} pairs right on both prompts")
     return pairs.subset(right)
 
 
-def sample(pairs: Pairs, count: int) -> Pairs:
-    """`count` random pairs, the same each time."""
-    chosen = random.Random(0).sample(range(len(pairs)), min(count, len(pairs)))
-    return pairs.subset(sorted(chosen))
+def sample(pairs: Pairs, count: int, lengths: int = 4) -> Pairs:
+    """`count` random pairs of at most `lengths` different lengths, the same each time.
+
+    Pairs of equal length run together, so few lengths make few batches.
+    """
+    draw = random.Random(0)
+    groups = [batch.index.tolist() for batch in pairs.batches(len(pairs))]
+    chosen = draw.sample(groups, min(lengths, len(groups)))
+    per_length = -(-count // len(chosen))
+    return pairs.subset(sorted(
+        index for group in chosen for index in draw.sample(group, min(per_length, len(group)))))
 
 
 def _any(names: list[str]) -> str:

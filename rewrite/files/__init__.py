@@ -1,7 +1,7 @@
 """Hypotheses, results and graphs as files that a person can read and edit."""
 
+from rewrite.files.experiment import Experiment, read_experiment
 from rewrite.files.load import load
 from rewrite.files.save import save
-from rewrite.files.experiment import Experiment, read_experiment
 
 __all__ = ["Experiment", "load", "read_experiment", "save"]

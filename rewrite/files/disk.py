@@ -43,7 +43,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise FileError(f"{path} is not valid {path.suffix.lstrip('.').upper()}: {error}") from error
+        kind = path.suffix.lstrip(".").upper()
+        raise FileError(f"{path} is not valid {kind}: {error}") from error
     if not isinstance(data, dict):
         raise FileError(f"{path} should hold a table, it holds a {type(data).__name__}")
     return data

@@ -1,0 +1,154 @@
+"""Commands.  Each does what the Python functions of the same name do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers.utils import logging as transformers_logging
+
+from rewrite.cli import show
+from rewrite.draw import draw as draw_to
+from rewrite.errors import FileError
+from rewrite.expand import expand
+from rewrite.files import read_experiment, save
+from rewrite.ir.graph import Graph
+from rewrite.measure import draw_ladder, ladder_table
+from rewrite.run import evaluate
+from rewrite.run import sweep as sweep_over
+from rewrite.trace import trace as trace_model
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Path patching for any PyTorch model.")
+
+Model = Annotated[str, typer.Argument(
+    help="A folder in Hugging Face format, a .gguf file, a hub name, or smollm2-135m.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="File or folder to write.")]
+
+
+@app.callback()
+def main() -> None:
+    """Path patching for any PyTorch model."""
+    transformers_logging.disable_progress_bar()
+
+
+@app.command()
+def trace(model: Model, out: Out = None, parts: bool = True) -> None:
+    """Trace a model, print its certificate and its components; --out FILE.pt2 exports it."""
+    with show.errors():
+        graph = _trace(model)
+        show.say(f"{graph.name}: {len(graph.nodes)} nodes")
+        show.say(f"certificate: {graph.certificate}")
+        for spec in graph.inputs:
+            show.say(f"input {spec.describe()}")
+        show.say(f"outputs: {', '.join(graph.outputs.names)}")
+        if parts:
+            found = graph.components()
+            show.say(f"components: {len(found.names)} parts, {len(found.heads)} heads, "
+                     f"{len(found.edges)} direct edges")
+            show.say(_names(found.names))
+            for note in found.notes:
+                show.say(f"not split: {note}")
+        if out is not None:
+            show.say(f"wrote {save(graph, out)}")
+
+
+@app.command()
+def draw(
+    what: Annotated[str, typer.Argument(help="A model, or a hypothesis file (.toml).")],
+    out: Annotated[Path, typer.Option("--out", "-o")] = Path("graph.svg"),
+    ops: Annotated[bool, typer.Option(help="Draw the op graph, not the components.")] = False,
+) -> None:
+    """Draw a model's components, its op graph, or an expanded hypothesis (.svg .png .pdf .dot)."""
+    with show.errors():
+        if what.endswith(".toml"):
+            experiment = read_experiment(what)
+            if experiment.model is None:
+                raise FileError(f"{what} does not name its model, so it cannot be traced")
+            hypotheses = experiment.build(_trace(experiment.model).components())
+            thing = expand(hypotheses[0])
+        else:
+            graph = _trace(what)
+            thing = graph if ops else graph.components()
+        show.say(f"wrote {draw_to(thing, out)}")
+
+
+@app.command()
+def test(
+    hypothesis: Annotated[Path, typer.Argument(help="An experiment file (.toml).")],
+    out: Out = None,
+    batch_size: int = 32,
+) -> None:
+    """Test the hypotheses of a file on its pairs: AUE, ATE, proportion explained."""
+    with show.errors():
+        experiment = read_experiment(hypothesis)
+        for name in ("model", "pairs", "metric"):
+            if getattr(experiment, name) is None:
+                raise FileError(f"{hypothesis} does not say which {name} to test with: save it "
+                                "with rw.save(hypothesis, path, pairs=pairs, metric=metric)")
+        assert experiment.model and experiment.pairs and experiment.metric
+        graph = _trace(experiment.model)
+        show.say(f"certificate: {graph.certificate}")
+        hypotheses = experiment.build(graph.components())
+        with show.steps() as step:
+            results = evaluate(hypotheses, experiment.pairs, experiment.metric,
+                               batch_size=batch_size, progress=step("testing"))
+        show.table(ladder_table(results), f"{experiment.metric}, n = {len(experiment.pairs)}")
+        if out is not None:
+            save(results, out / "results.json")
+            draw_ladder(results, out / "ladder.svg")
+            show.say(f"wrote {out / 'results.json'} and {out / 'ladder.svg'}")
+
+
+@app.command()
+def sweep(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file: model, pairs, metric.")],
+    senders: str = "a*.h*",
+    receivers: str = "logits",
+    out: Out = None,
+) -> None:
+    """Patch the direct edge from each sender to the receivers, one at a time."""
+    with show.errors():
+        found = read_experiment(experiment)
+        if not (found.model and found.pairs and found.metric):
+            raise FileError(f"{experiment} must name model, pairs and metric")
+        parts = _trace(found.model).components()
+        with show.steps() as step:
+            result = sweep_over(parts, senders, receivers, pairs=found.pairs,
+                                metric=found.metric, progress=step(f"{senders} -> {receivers}"))
+        order = result.table["effect"].sort_values(ascending=False).index
+        show.table(result.table.loc[order].head(20), f"largest of {len(result.table)}")
+        if out is not None:
+            show.say(f"wrote {save(result, out)}" if out.suffix == ".json"
+                     else f"wrote {result.draw(out)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("demo-output"),
+    model: str = "smollm2-135m",
+    heads: Annotated[int, typer.Option(help="How many heads each sweep chooses.")] = 6,
+) -> None:
+    """Explain indirect object identification in a pretrained model, from end to end."""
+    from rewrite.demo import run_demo
+
+    with show.errors(), show.steps() as step:
+        report = run_demo(out, model=model, heads=heads, say=show.say, table=show.table, step=step)
+    show.say(f"open {report}")
+
+
+def _trace(model: str) -> Graph:
+    with show.steps() as step:
+        done = step(f"tracing {model}")
+        graph = trace_model(model)
+        done(1, 1)
+    return graph
+
+
+def _names(names: tuple[str, ...]) -> str:
+    shown = names if len(names) <= 40 else (*names[:24], f"... {len(names) - 32} more ...",
+                                            *names[-8:])
+    return "  " + " ".join(shown)
+
+

@@ -1,0 +1,62 @@
+"""What the commands print: progress bars, tables, errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rewrite.errors import RewriteError
+
+console = Console()
+
+Report = Callable[[int, int], None]
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Print errors of this package as a message, and leave with status 1."""
+    try:
+        yield
+    except RewriteError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        sys.exit(1)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], Report]]:
+    """A function that starts a progress bar and returns what to call with (done, all)."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+               TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+
+        def step(name: str) -> Report:
+            task = bars.add_task(name, total=1)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield step
+
+
+def table(frame: pd.DataFrame, title: str = "") -> None:
+    """Print a data frame."""
+    shown = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[column])
+        shown.add_column(str(column), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else _escape(str(v)) for v in row))
+    console.print(shown)
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
