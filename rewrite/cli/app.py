@@ -117,8 +117,8 @@ def sweep(
         with show.steps() as step:
             result = sweep_over(parts, senders, receivers, pairs=found.pairs,
                                 metric=found.metric, progress=step(f"{senders} -> {receivers}"))
-        order = result.table["effect"].sort_values(ascending=False).index
-        show.table(result.table.loc[order].head(20), f"largest of {len(result.table)}")
+        largest = result.table.nlargest(20, "effect")
+        show.table(largest, f"largest of {len(result.table)}")
         if out is not None:
             show.say(f"wrote {save(result, out)}" if out.suffix == ".json"
                      else f"wrote {result.draw(out)}")

@@ -90,7 +90,7 @@ class _Builder:
         place = (node.name, copy.index)
         label = labelled(node.name, copy, total)
         if isinstance(node, Source):
-            self.full[place] = self.assembler.source(*copy.runs, node.name)
+            self.full[place] = self.assembler.source(next(iter(copy.runs)), node.name)
         elif isinstance(node, Join):
             self._add(place, label, list(zip(node.terms, copy.reads, strict=True)))
         elif place not in self.wanted and (body := self._row_body(node.name)):

@@ -23,7 +23,7 @@ class Hypothesis:
     """
 
     parts: Components
-    runs: Mapping[str, PathSet]
+    runs: Mapping[str, PathSet | str]
     default: str = "corrupt"
     name: str = ""
 
@@ -38,10 +38,15 @@ class Hypothesis:
         for run in self.run_names:
             if not run.isidentifier():
                 raise HypothesisError(f"a run is named like a Python variable, found {run!r}")
-        for path_set in self.runs.values():
+        for path_set in self.path_sets.values():
             if path_set != PathSet.none():
                 check_reachable(path_set, self.parts.dag)
         _ = self.automaton
+
+    @property
+    def path_sets(self) -> dict[str, PathSet]:
+        """The paths of each run but the default."""
+        return {run: paths(p) for run, p in self.runs.items()}
 
     @property
     def run_names(self) -> tuple[str, ...]:
@@ -51,11 +56,12 @@ class Hypothesis:
     @cached_property
     def automaton(self) -> Automaton:
         """Walks a path from its output to its source and then knows its run."""
-        return assign(self.runs, self.default, self.parts.dag)
+        return assign(self.path_sets, self.default, self.parts.dag)
 
     def count(self) -> dict[str, int]:
         """How many paths each run is read by: exact integers."""
-        counts = {run: count_paths(p, self.parts.dag) for run, p in self.runs.items()}
+        dag = self.parts.dag
+        counts = {run: count_paths(p, dag) for run, p in self.path_sets.items()}
         everything = count_paths(PathSet.all(), self.parts.dag)
         return counts | {self.default: everything - sum(counts.values())}
 

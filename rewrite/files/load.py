@@ -30,11 +30,9 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
         return _load_module(path)
     if path.suffix == ".toml":
         experiment = read_experiment(path)
-        if parts is None:
-            if experiment.model is None:
-                raise FileError(f"{path} does not name its model: load(path, parts)")
-            parts = trace(experiment.model).components()
-        hypotheses = experiment.build(parts)
+        if parts is None and experiment.model is None:
+            raise FileError(f"{path} does not name its model: load(path, parts)")
+        hypotheses = experiment.build(parts or trace(experiment.model).components())
         return hypotheses[0] if len(hypotheses) == 1 else hypotheses
     if path.suffix != ".json":
         raise FileError(f"{path.name!r} is none of .toml (hypothesis), .json (result, sweep, "

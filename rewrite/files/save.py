@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +28,23 @@ def save(
     >>> # save(hypothesis, "hypothesis.toml"); save(result, "result.json")
     """
     path = Path(path)
-    many = isinstance(thing, Sequence) and not isinstance(thing, str) and len(thing) > 0
-    if isinstance(thing, Hypothesis) or (many and isinstance(thing[0], Hypothesis)):
+    things: list[Any] = list(thing) if isinstance(thing, (list, tuple)) else [thing]
+    if things and all(isinstance(item, Hypothesis) for item in things):
         _suffix(path, ".toml", "a hypothesis")
-        hypotheses = [thing] if isinstance(thing, Hypothesis) else list(thing)
         name = None
         if pairs is not None:
             name = f"{path.stem}.pairs.json"
             write_json(path.parent / name, pairs.to_dict())
-        return write_experiment(path, hypotheses, name, metric)
+        return write_experiment(path, things, name, metric)
     if isinstance(thing, Graph):
         return _save_graph(thing, path)
     for kind, label in ((Result, "result"), (Sweep, "sweep"), (Pairs, "pairs")):
         if isinstance(thing, kind):
             _suffix(path, ".json", f"a {label}")
             return write_json(path, {"kind": label} | thing.to_dict())
-    if many and isinstance(thing[0], Result):
+    if things and all(isinstance(item, Result) for item in things):
         _suffix(path, ".json", "results")
-        return write_json(path, {"kind": "results", "results": [r.to_dict() for r in thing]})
+        return write_json(path, {"kind": "results", "results": [r.to_dict() for r in things]})
     raise FileError(f"cannot save a {type(thing).__name__}: save takes a hypothesis, a result, "
                     "a sweep, pairs, or a graph")
 

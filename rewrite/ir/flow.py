@@ -34,6 +34,11 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
     )
 
 
+def args(node: fx.Node) -> tuple[Any, ...]:
+    """Positional arguments of a node; their declared type is a union too wide to use."""
+    return node.args
+
+
 def is_float(node: fx.Node) -> bool:
     """Whether a node is a floating-point tensor."""
     value = node.meta.get("val")
@@ -85,7 +90,7 @@ class Flow:
         """Whether `node` multiplies a flowing operand with a weight (linear, addmm, conv, ...)."""
         if node.target in CONTRACTIONS:
             data, weight, _ = CONTRACTIONS[node.target]
-            operands = (node.args[data], node.args[weight])
+            operands = (args(node)[data], args(node)[weight])
             return self.flows(operands[0]) and self.from_weights(operands[1])
         convolves = "conv" in str(node.target)
         return convolves and any(self.from_weights(o) for o in node.all_input_nodes)

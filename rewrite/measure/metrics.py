@@ -121,10 +121,10 @@ class LogitDiff(Metric):
 
     def columns(self, pairs: Pairs) -> tuple[int, ...] | None:
         """The answers of all pairs."""
-        labels = [pairs.labels.get(name) for name in (self.correct, self.wrong)]
-        if any(label is None for label in labels):
+        names = (self.correct, self.wrong)
+        if any(name not in pairs.labels for name in names):
             return None  # reported where the metric is applied
-        ids = [torch.as_tensor(value).ravel() for label in labels for value in label]
+        ids = [torch.as_tensor(value).ravel() for name in names for value in pairs.labels[name]]
         return tuple(torch.cat(ids).unique().tolist())
 
     def narrowed(self, batch: Batch, columns: tuple[int, ...]) -> Batch:

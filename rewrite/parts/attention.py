@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from rewrite.ir.flow import Flow, shape
+from rewrite.ir.flow import Flow, args, shape
 
 aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
@@ -28,7 +28,7 @@ class Core:
 
     def operand(self, port: str) -> fx.Node:
         """The node that enters by `port`."""
-        return next(node.args[i] for (node, i), name in self.ports.items() if name == port)
+        return next(args(node)[i] for (node, i), name in self.ports.items() if name == port)
 
 
 def find_cores(flow: Flow) -> list[Core]:
@@ -58,15 +58,15 @@ def _open(flow: Flow, node: fx.Node) -> Core | None:
     result = _first(node, lambda n: list(n.users), lambda n: _product(flow, n))
     if scores is None or result is None:
         return None
-    pattern = next((i for i in (0, 1) if flow.is_before(node, result.args[i])
-                    or result.args[i] is node), None)
+    pattern = next((i for i in (0, 1) if flow.is_before(node, args(result)[i])
+                    or args(result)[i] is node), None)
     if pattern != 0:
         return None
     return Core(result, {(scores, 0): "q", (scores, 1): "k", (result, 1): "v"}, shape(node)[1])
 
 
 def _product(flow: Flow, node: fx.Node) -> bool:
-    return node.target in PRODUCTS and all(flow.flows(operand) for operand in node.args[:2])
+    return node.target in PRODUCTS and all(flow.flows(operand) for operand in args(node)[:2])
 
 
 def _first(node: fx.Node, onward, stop) -> fx.Node | None:

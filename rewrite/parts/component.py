@@ -91,7 +91,7 @@ class Components:
         "v": "kv"} reads the stream twice; by default q, k and v read it as one.
         """
         component = self.component(name)
-        ports = dict.fromkeys(("q", "k", "v"), "x") if alike is None else dict(alike)
+        ports: dict[str, str] = dict.fromkeys("qkv", "x") if alike is None else dict(alike)
         key = (name, heads, tuple(sorted(ports.items())))
         if key not in self._bodies:
             self._bodies[key] = self._make_body(component, heads, ports)
@@ -147,7 +147,7 @@ class Components:
                 {port: "q" if port == "q" else alike.get(port, "kv") for port in "qkv"})
         slicer = Slicer(owner, flow, leaves, rows={1: (-1,)})
         slicer.open_slots(region.slots)
-        pick = {1: (-1,)}
+        pick: dict[int, tuple[int, ...]] = {1: (-1,)}
         if columns is not None:
             pick[len(shape(region.output)) - 1] = columns
         result = slicer.emit(region.output, pick)

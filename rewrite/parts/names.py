@@ -12,7 +12,7 @@ from itertools import takewhile
 import torch
 from torch import fx
 
-from rewrite.ir.flow import Flow, shape
+from rewrite.ir.flow import Flow, args, shape
 from rewrite.parts.regions import Cut, Region
 from rewrite.rules.split_heads import Attention
 
@@ -103,15 +103,15 @@ def module_path(flow: Flow, region: Region) -> str:
 
 def heads_per_key(flow: Flow, layer: Attention) -> int:
     """How many query heads share one key head (1 unless the model groups them)."""
-    operand = next(node.args[i] for (node, i), port in layer.ports.items() if port == "k")
+    operand = next(args(node)[i] for (node, i), port in layer.ports.items() if port == "k")
     heads = shape(operand)[1]
     if isinstance(heads, int) and heads < layer.heads:
         return layer.heads // heads
     for node in flow.cone(operand, set()) & _upto_product(flow, operand):
         if node.target is aten.repeat_interleave.self_int:
-            return int(node.args[1])
+            return int(args(node)[1])
         if node.target is aten.expand.default:
-            before, after = shape(node.args[0]), shape(node)
+            before, after = shape(args(node)[0]), shape(node)
             if len(before) == len(after) == 5 and before[2] == 1 and isinstance(after[2], int):
                 return after[2]
     return 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import fx
 
-from rewrite.ir.flow import Flow, is_float
+from rewrite.ir.flow import Flow, args, is_float
 from rewrite.parts.attention import find_cores
 from rewrite.rules.flatten_sums import residual_sums
 from rewrite.rules.split_heads import Attention, find_layer
@@ -48,9 +49,9 @@ class Cut:
 def cut(flow: Flow) -> Cut:
     """Cut at residual sums, at outputs, and behind the heads where a norm follows them."""
     sums = residual_sums(flow)
-    terms = [operand for node in sums for operand in node.args[:2]]
+    terms = [operand for node in sums for operand in args(node)[:2]]
     constants = [node for node in dict.fromkeys(terms) if not flow.flows(node)]
-    outputs = tuple(next(iter(reversed(flow.graph.nodes))).args[0])
+    outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
     layers, notes = _layers(flow)
     ends = {layer.output: layer for layer in layers}
     writers = {node for node in (*terms, *outputs, *ends) if flow.flows(node)}
@@ -112,17 +113,15 @@ def _region(
         notes.append(f"heads not split: {output.name} also contains {others}")
         layer = None
     if layer is None:
-        slots = tuple(("", node) for node in _reads(flow, nodes, stops, output))
-        return Region(output, frozenset(nodes), slots), notes
+        read = _reads(flow, nodes, stops, output)
+        return Region(output, frozenset(nodes), tuple(("", node) for node in read)), notes
     slots: list[Slot] = []
-    by_port: dict[str, set[fx.Node]] = {}
     for (node, index), port in layer.ports.items():
-        start = node.args[index]
+        start = args(node)[index]
         cone = {start} if start in behind else flow.cone(start, behind)
-        by_port[port] = cone
         reads = [start] if start in behind else _reads(flow, cone, stops, output)
         slots.extend((port, value) for value in reads)
-    entries = {(n, n.args[i]) for n, i in layer.ports}
+    entries = {(n, args(n)[i]) for n, i in layer.ports}
     beside = _beside(flow, output, behind, entries)
     slots.extend(("", value) for value in _reads(flow, beside, stops, output, entries))
     return Region(output, frozenset(nodes), tuple(slots), layer), notes
@@ -130,7 +129,7 @@ def _region(
 
 def _reads(
     flow: Flow, nodes: set[fx.Node], stops: set[fx.Node], output: fx.Node,
-    skip: set[tuple[fx.Node, fx.Node]] = frozenset(),  # type: ignore[assignment]
+    skip: Collection[tuple[fx.Node, fx.Node]] = (),
 ) -> list[fx.Node]:
     found = {operand for node in nodes for operand in flow.operands(node)
              if operand in stops and operand is not output and (node, operand) not in skip}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from rewrite.ir.flow import Flow, is_float, shape
+from rewrite.ir.flow import Flow, args, is_float, shape
 from rewrite.ir.graph import Graph
 from rewrite.ir.ops import total
 from rewrite.ir.surgery import copy_module
@@ -43,7 +43,7 @@ def flatten_sums(graph: Graph, sources: tuple[str, ...] | None = None) -> Graph:
     sums = residual_sums(Flow(module.graph, names))
     terms: dict[fx.Node, list[fx.Node]] = {}
     for node in sums:
-        terms[node] = [t for operand in node.args[:2] for t in terms.get(operand, [operand])]
+        terms[node] = [t for operand in args(node)[:2] for t in terms.get(operand, [operand])]
     for node in sums:
         with module.graph.inserting_before(node):
             flat = module.graph.call_function(total, tuple(terms[node]))
@@ -57,11 +57,11 @@ def flatten_sums(graph: Graph, sources: tuple[str, ...] | None = None) -> Graph:
 
 
 def _is_addition(flow: Flow, node: fx.Node) -> bool:
-    if node.target not in ADDITIONS or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+    if node.target not in ADDITIONS or node.kwargs.get("alpha", 1) != 1 or len(args(node)) != 2:
         return False
-    if not all(isinstance(operand, fx.Node) for operand in node.args):
+    if not all(isinstance(operand, fx.Node) for operand in args(node)):
         return False
-    left, right = node.args
+    left, right = args(node)
     if not (is_float(left) and is_float(right) and flow.flows(node)):
         return False
     if left.op == "get_attr" or right.op == "get_attr":
@@ -77,7 +77,7 @@ def _is_addition(flow: Flow, node: fx.Node) -> bool:
 
 
 def _is_skip(flow: Flow, node: fx.Node) -> bool:
-    left, right = node.args
+    left, right = args(node)
     if not (flow.flows(left) and flow.flows(right)):
         return False
     return flow.is_before(left, right, by_product=True) or flow.is_before(

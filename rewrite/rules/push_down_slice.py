@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import CONTRACTIONS, Flow, shape
+from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take
 from rewrite.rules.slicing import Indices, Pick, as_slice, compose, push
 
@@ -65,7 +65,7 @@ class Slicer:
         self.made: dict[Any, fx.Node] = {}
         self.slots: dict[Slot, fx.Node] = {}
         self.context: dict[fx.Node, fx.Node] = {}
-        self.weights: dict[str, fx.Node] = {}
+        self.weights: dict[Any, fx.Node] = {}
         self.passed: dict[fx.Node, dict[int, Indices]] = {}
         self.stuck: list[str] = []
         self.rows, self.by_row = dict(rows or {}), set(by_row)
@@ -132,12 +132,12 @@ class Slicer:
         self.passed[node] = pick
         operands = pushed.operands if pushed else {}
         self._count(node, operands)
-        args: list[Any] = []
-        for position, arg in enumerate(node.args):
+        positional: list[Any] = []
+        for position, arg in enumerate(args(node)):
             if pushed and position in pushed.args:
                 arg = pushed.args[position]
             inner = self.ports.get((node, position), port)
-            args.append(self._argument(arg, operands.get(position, {}), inner))
+            positional.append(self._argument(arg, operands.get(position, {}), inner))
         kwargs = {
             name: self._argument(arg, operands.get(name, {}), port)
             for name, arg in (dict(node.kwargs) | dict(pushed.kwargs if pushed else {})).items()
@@ -145,14 +145,14 @@ class Slicer:
         # A slice may not be contiguous, which `view` requires and `reshape` does not.
         views = {aten.view.default, aten._unsafe_view.default}
         target = aten.reshape.default if node.target in views else node.target
-        made = self.graph.create_node(node.op, target, tuple(args), kwargs, name=node.name)
+        made = self.graph.create_node(node.op, target, tuple(positional), kwargs, name=node.name)
         self._note(made, node)
         return self._pick(made, pushed.after if pushed else {})
 
     def _count(self, node: fx.Node, operands: Mapping[int | str, Pick]) -> None:
         if node.target in CONTRACTIONS and self.flow.contracts(node):
             position = CONTRACTIONS[node.target][1]
-            self.count(node.args[position], operands.get(position, {}))
+            self.count(args(node)[position], operands.get(position, {}))
 
     def count(self, weight: fx.Node, pick: Pick) -> None:
         """Add the entries of a slice of `weight` to those that a token is multiplied with."""
@@ -207,7 +207,7 @@ class Slicer:
 
     def _weight(self, node: fx.Node) -> fx.Node:
         if node.target not in self.weights:
-            self.weights[node.target] = self.graph.get_attr(node.target)
+            self.weights[node.target] = self.graph.get_attr(str(node.target))
             self._note(self.weights[node.target], node)
         return self.weights[node.target]
 
@@ -235,15 +235,15 @@ class Slicer:
     def _only_use(self, node: fx.Node, port: str) -> bool:
         """Whether behind this port nothing but `node` reads what it slices."""
         cone = self._cone(port)
-        links = [node.args[0]]  # the operand, or the split that node is a piece of
+        links = [args(node)[0]]  # the operand, or the split that node is a piece of
         if node.target is not aten.slice.Tensor:
-            links.append(links[0].args[0])
+            links.append(args(links[0])[0])
         return bool(port) and all(sum(u in cone for u in link.users) == 1 for link in links)
 
     def _cone(self, port: str) -> set[fx.Node]:
         if port not in self._cones:
-            starts = [n.args[i] for (n, i), p in self.ports.items() if self.alike.get(p, p) == port]
-            cones = (self.flow.cone(start, self.leaves) for start in starts)
+            cones = (self.flow.cone(args(n)[i], self.leaves)
+                     for (n, i), p in self.ports.items() if self.alike.get(p, p) == port)
             self._cones[port] = set().union(*cones)
         return self._cones[port]
 

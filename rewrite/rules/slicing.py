@@ -19,7 +19,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import shape
+from rewrite.ir.flow import args, shape
 
 aten = torch.ops.aten
 SPLITS = {aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes, aten.chunk.default}
@@ -65,7 +65,7 @@ def rule_for(*targets: Any) -> Callable[[Rule], Rule]:
 def _elementwise(node: fx.Node, pick: Pick) -> Pushed:
     return Pushed({
         i: broadcast_pick(node, operand, pick)
-        for i, operand in enumerate(node.args) if _is_tensor(operand)
+        for i, operand in enumerate(args(node)) if _is_tensor(operand)
     })
 
 
@@ -84,16 +84,16 @@ def _permute(node: fx.Node, pick: Pick) -> Pushed:
     rank = len(shape(node))
     order = list(range(rank))
     if node.target is aten.permute.default:
-        order = [dim % rank for dim in node.args[1]]
+        order = [dim % rank for dim in args(node)[1]]
     else:
-        a, b = (node.args[1:] if node.target is aten.transpose.int else (0, 1))
+        a, b = (args(node)[1:] if node.target is aten.transpose.int else (0, 1))
         order[a % rank], order[b % rank] = order[b % rank], order[a % rank]
     return Pushed({0: {order[dim]: indices for dim, indices in pick.items()}})
 
 
 @rule_for(aten.unsqueeze.default)
 def _unsqueeze(node: fx.Node, pick: Pick) -> Pushed | None:
-    new = node.args[1] % len(shape(node))
+    new = args(node)[1] % len(shape(node))
     if new in pick:
         return None
     return Pushed({0: {dim - (dim > new): indices for dim, indices in pick.items()}})
@@ -101,9 +101,9 @@ def _unsqueeze(node: fx.Node, pick: Pick) -> Pushed | None:
 
 @rule_for(aten.expand.default)
 def _expand(node: fx.Node, pick: Pick) -> Pushed:
-    operand, out = shape(node.args[0]), shape(node)
+    operand, out = shape(args(node)[0]), shape(node)
     missing = len(out) - len(operand)
-    sizes = list(node.args[1])
+    sizes = list(args(node)[1])
     inner: dict[int, Indices] = {}
     for dim, indices in pick.items():
         sizes[dim] = len(indices)  # x.expand(n)[I] = x.expand(|I|)
@@ -115,8 +115,8 @@ def _expand(node: fx.Node, pick: Pick) -> Pushed:
 # x.view(s)[I] = x[I'].view(s'), where I' are the same elements counted in the old shape
 @rule_for(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 def _view(node: fx.Node, pick: Pick) -> Pushed | None:
-    before, after = shape(node.args[0]), shape(node)
-    sizes = list(node.args[1])
+    before, after = shape(args(node)[0]), shape(node)
+    sizes = list(args(node)[1])
     inner: dict[int, Indices] = {}
     rest: dict[int, Indices] = {}
     for old, new in aligned(before, after):
@@ -200,25 +200,26 @@ def regroup(before: Sequence[Any], after: Sequence[Any], wanted: Pick) -> Box | 
 # x[a:b][.., I at another axis, ..] = x[.., I, ..][a:b]
 @rule_for(aten.slice.Tensor)
 def _slice(node: fx.Node, pick: Pick) -> Pushed | None:
-    dim = (node.args[1] if len(node.args) > 1 else 0) % len(shape(node))
+    dim = (args(node)[1] if len(args(node)) > 1 else 0) % len(shape(node))
     return None if dim in pick else Pushed({0: dict(pick)})
 
 
 # x[a:b:s], split(x)[k] and chunk(x)[k] are all x[indices of an axis]
 def as_slice(node: fx.Node) -> tuple[fx.Node, int, range] | None:
     """Operand, axis and indices of a node that slices an axis of fixed size."""
+    dim: Any
     if node.target is aten.slice.Tensor:
-        operand, *rest = node.args
+        operand, *rest = args(node)
         dim, start, end, step = (*rest, *(0, None, None, 1)[len(rest):])
         part = slice(start, end, step)
-    elif node.target is operator.getitem and node.args[0].target in SPLITS:
-        operand, _, *rest = node.args[0].args
+    elif node.target is operator.getitem and args(node)[0].target in SPLITS:
+        operand, _, *rest = args(args(node)[0])
         dim = rest[0] if rest else 0
-        pieces = [piece.shape[dim] for piece in node.args[0].meta["val"]]
+        pieces = [piece.shape[dim] for piece in args(node)[0].meta["val"]]
         if not all(isinstance(size, int) for size in pieces):
             return None
-        start = sum(pieces[: node.args[1]])
-        part = slice(start, start + pieces[node.args[1]])
+        start = sum(pieces[: args(node)[1]])
+        part = slice(start, start + pieces[args(node)[1]])
     else:
         return None
     size = shape(operand)[dim]
@@ -230,7 +231,7 @@ def as_slice(node: fx.Node) -> tuple[fx.Node, int, range] | None:
 # concat(x, y; d)[I] = concat(x[I], y[I]; d) for another axis than d
 @rule_for(aten.cat.default)
 def _cat(node: fx.Node, pick: Pick) -> Pushed | None:
-    dim = (node.args[1] if len(node.args) > 1 else 0) % len(shape(node))
+    dim = (args(node)[1] if len(args(node)) > 1 else 0) % len(shape(node))
     return None if dim in pick else Pushed({0: dict(pick)})
 
 
@@ -240,7 +241,7 @@ def _linear(node: fx.Node, pick: Pick) -> Pushed:
     last = len(shape(node)) - 1
     rows = {0: pick[last]} if last in pick else {}
     operands: dict[int | str, Pick] = {0: {d: i for d, i in pick.items() if d != last}, 1: rows}
-    if len(node.args) > 2 and node.args[2] is not None:
+    if len(args(node)) > 2 and args(node)[2] is not None:
         operands[2] = rows
     return Pushed(operands)
 
@@ -250,13 +251,13 @@ def _linear(node: fx.Node, pick: Pick) -> Pushed:
 def _addmm(node: fx.Node, pick: Pick) -> Pushed:
     rows = {0: pick[0]} if 0 in pick else {}
     columns = {1: pick[1]} if 1 in pick else {}
-    return Pushed({0: broadcast_pick(node, node.args[0], pick), 1: rows, 2: columns})
+    return Pushed({0: broadcast_pick(node, args(node)[0], pick), 1: rows, 2: columns})
 
 
 # (a b)[B, I, J] = a[B, I, :] b[B, :, J]
 @rule_for(aten.matmul.default, aten.bmm.default, aten.mm.default)
 def _matmul(node: fx.Node, pick: Pick) -> Pushed | None:
-    a, b = node.args
+    a, b = args(node)
     rank = len(shape(node))
     if min(len(shape(a)), len(shape(b))) < 2:
         return None
@@ -273,15 +274,15 @@ def _matmul(node: fx.Node, pick: Pick) -> Pushed | None:
 @rule_for(aten.scaled_dot_product_attention.default)
 def _attention(node: fx.Node, pick: Pick) -> Pushed | None:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    given = dict(zip(names, args(node), strict=False)) | node.kwargs
     rank = len(shape(node))
     heads, rows, columns = (pick.get(axis) for axis in (1, 2, 3))
     if rank != 4 or 0 in pick or (rows is not None and given.get("is_causal")):
         return None
     query = {axis: pick[axis] for axis in (1, 2) if axis in pick}
-    shared = shape(node.args[0])[1] // shape(node.args[1])[1]
+    shared = shape(args(node)[0])[1] // shape(args(node)[1])[1]
     key: dict[int, Indices] = {}
-    if heads is not None and shape(node.args[1])[1] != 1:
+    if heads is not None and shape(args(node)[1])[1] != 1:
         key[1] = tuple(h // shared for h in heads)  # grouped: head h reads key h // shared
     value = key if columns is None else {**key, 3: columns}
     operands: dict[int | str, Pick] = {0: query, 1: key, 2: value}
@@ -298,11 +299,11 @@ def _attention(node: fx.Node, pick: Pick) -> Pushed | None:
           aten.rms_norm.default, aten.mean.dim, aten.sum.dim_IntList, aten.var.dim,
           aten.var.correction, aten.amax.default, aten.cumsum.default)
 def _reduction(node: fx.Node, pick: Pick) -> Pushed | None:
-    rank = len(shape(node.args[0]))
+    rank = len(shape(args(node)[0]))
     if node.target in {aten.layer_norm.default, aten.rms_norm.default}:
-        reduced = set(range(rank - len(node.args[1]), rank))
+        reduced = set(range(rank - len(args(node)[1]), rank))
     else:
-        dims = node.args[1] if len(node.args) > 1 and node.args[1] is not None else range(rank)
+        dims = args(node)[1] if len(args(node)) > 1 and args(node)[1] is not None else range(rank)
         reduced = {d % rank for d in ([dims] if isinstance(dims, int) else dims)}
     kept = [d for d in range(rank) if d not in reduced]
     if len(shape(node)) == rank:
@@ -322,7 +323,8 @@ def _embedding(node: fx.Node, pick: Pick) -> Pushed:
 # repeat_interleave(x, n)[I] = x[I // n]
 @rule_for(aten.repeat_interleave.self_int)
 def _repeat(node: fx.Node, pick: Pick) -> Pushed | None:
-    repeats, dim = node.args[1], node.kwargs.get("dim", (*node.args, None, None)[2])
+    repeats: Any = args(node)[1]
+    dim: Any = node.kwargs.get("dim", (*args(node), None, None)[2])
     if dim is None or not isinstance(repeats, int):
         return None
     dim %= len(shape(node))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import CONTRACTIONS, Flow, shape
+from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.rules.push_down_slice import Body, Slicer
 from rewrite.rules.slicing import Pick
 
@@ -49,13 +50,13 @@ class Attention:
     def bias(self) -> fx.Node | None:
         """The projection's bias."""
         position = CONTRACTIONS[self.projection.target][2]
-        if position is None or len(self.projection.args) <= position:
+        if position is None or len(args(self.projection)) <= position:
             return None
-        return self.projection.args[position]
+        return args(self.projection)[position]
 
     def features(self, heads: Iterable[int]) -> tuple[int, ...]:
         """Input features of the output projection that belong to `heads`."""
-        data = self.projection.args[CONTRACTIONS[self.projection.target][0]]
+        data = args(self.projection)[CONTRACTIONS[self.projection.target][0]]
         width = shape(data)[-1] // self.heads
         return tuple(i for head in heads for i in range(head * width, (head + 1) * width))
 
@@ -125,10 +126,11 @@ def bias_body(owner: torch.nn.Module, flow: Flow, layer: Attention) -> Body | No
     value, before = slicer.emit(layer.bias), layer.projection
     for node in layer.tail:
         if node.target not in VIEWS:
+            target: Any = node.target
             value = slicer.graph.call_function(
-                node.target,
+                target,
                 tuple(value if arg is before else fx.map_arg(arg, slicer.emit)
-                      for arg in node.args),
+                      for arg in args(node)),
                 fx.map_arg(dict(node.kwargs), slicer.emit),
             )
         before = node
@@ -144,7 +146,7 @@ def find_layer(
         found = ", ".join(node.name for node in reached) or "none"
         return None, f"{result.name} should lead to one output projection, it leads to {found}"
     projection = reached[0]
-    data = projection.args[CONTRACTIONS[projection.target][0]]
+    data = args(projection)[CONTRACTIONS[projection.target][0]]
     if not isinstance(shape(data)[-1], int) or shape(data)[-1] % heads:
         return None, f"{projection.name} has {shape(data)[-1]} inputs for {heads} heads"
     return Attention(result, ports, heads, projection, _linear_tail(flow, projection)), ""
@@ -188,12 +190,12 @@ def _partial(
     node = layer.projection
     data, weight, _ = CONTRACTIONS[node.target]
     features = layer.features(heads)
-    rank = len(shape(node.args[data]))
-    picked = slicer.emit(node.args[data], {**pick, rank - 1: features})
-    axis = 1 if node.target is aten.linear.default else len(shape(node.args[weight])) - 2
-    weights = slicer.emit(node.args[weight], {axis: features})
-    slicer.count(node.args[weight], {axis: features})
-    target = aten.mm.default if node.target is aten.addmm.default else node.target
+    rank = len(shape(args(node)[data]))
+    picked = slicer.emit(args(node)[data], {**pick, rank - 1: features})
+    axis = 1 if node.target is aten.linear.default else len(shape(args(node)[weight])) - 2
+    weights = slicer.emit(args(node)[weight], {axis: features})
+    slicer.count(args(node)[weight], {axis: features})
+    target: Any = aten.mm.default if node.target is aten.addmm.default else node.target
     return slicer.graph.call_function(target, (picked, weights))
 
 

@@ -36,8 +36,8 @@ class Sweep:
 
     def top(self, count: int, by: str = "effect") -> list[str]:
         """The senders with the largest absolute value in column `by`."""
-        order = self.table[by].abs().sort_values(ascending=False, kind="stable").index
-        return [str(name) for name in self.table.loc[order, "sender"].head(count)]
+        order = np.argsort(-np.abs(self.table[by].to_numpy(dtype=float)), kind="stable")
+        return [str(name) for name in self.table["sender"].iloc[order[:count]]]
 
     def grid(self, column: str = "effect") -> pd.DataFrame:
         """Heads as a table of layers (rows) by heads (columns); other senders are left out."""

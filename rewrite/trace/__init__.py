@@ -49,11 +49,11 @@ def trace(
     examples = fresh(default_inputs(module) if inputs is None else inputs)
     start = time.perf_counter()
     flat = Flat(module, tuple(examples), None)
-    flat.outputs = output_spec(_eager(flat, examples))
+    outputs = flat.outputs = output_spec(_eager(flat, examples))
     captured = capture(flat, examples)
-    certificate = _certify(captured, flat, examples, start)
+    certificate = _certify(captured, flat, outputs.names, examples, start)
     origin = None if isinstance(model, nn.Module) else str(model)
-    return Graph(captured.module, captured.inputs, flat.outputs, type(module).__name__,
+    return Graph(captured.module, captured.inputs, outputs, type(module).__name__,
                  certificate, origin)
 
 
@@ -67,7 +67,8 @@ def _eager(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
 
 
 def _certify(
-    captured: Capture, flat: Flat, inputs: Mapping[str, Tensor], start: float
+    captured: Capture, flat: Flat, names: tuple[str, ...], inputs: Mapping[str, Tensor],
+    start: float,
 ) -> Certificate:
     batch, length = next(
         ((v.shape[0], v.shape[1]) for n, v in inputs.items() if 1 in captured.axes[n]),
@@ -79,7 +80,7 @@ def _certify(
         with torch.no_grad():
             expected = flat(*(fresh_inputs[name] for name in flat.names))
             found = captured.module(*(fresh_inputs[spec.name] for spec in captured.inputs))
-        for name, want, have in zip(flat.outputs.names, expected, found, strict=True):
+        for name, want, have in zip(names, expected, found, strict=True):
             worst = max(worst, _difference(flat, name, want, have))
             scale = max(scale, float(want.detach().double().abs().max()))
         shapes.append(_describe(fresh_inputs))

@@ -7,6 +7,8 @@ import sys
 import torch
 from torch import Tensor, fx
 
+from rewrite.ir.flow import args
+
 aten = torch.ops.aten
 
 CHECKS = {
@@ -31,7 +33,7 @@ def clean(graph: fx.Graph) -> None:
             graph.erase_node(node)
     for node in list(graph.nodes):
         if node.op == "call_function" and _changes_nothing(node):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(args(node)[0])
             graph.erase_node(node)
     graph.eliminate_dead_code()
 
@@ -55,15 +57,15 @@ def _changes_nothing(node: fx.Node) -> bool:
     if node.target in CASTS:  # x.to(x.dtype) -> x
         return _same_kind(node) and not node.kwargs.get("copy", False)
     if node.target is aten.dropout.default:  # dropout(x, p, train=False) -> x
-        return node.args[2] is False
+        return args(node)[2] is False
     if node.target is aten.slice.Tensor:  # x[0:] -> x
-        start, end, step = (*node.args[2:], *(None, None, 1)[len(node.args[2:]):])[:3]
+        start, end, step = (*args(node)[2:], *(None, None, 1)[len(args(node)[2:]):])[:3]
         return start in (0, None) and (end is None or end == sys.maxsize) and step in (None, 1)
     return False
 
 
 def _same_kind(node: fx.Node) -> bool:
-    before, after = (n.meta.get("val") for n in (node.args[0], node))
+    before, after = (n.meta.get("val") for n in (args(node)[0], node))
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
         return False
     return all(getattr(before, a) == getattr(after, a) for a in ("dtype", "device", "layout"))

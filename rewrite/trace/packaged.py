@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rewrite.errors import FileError, MissingPackage
 
@@ -102,7 +103,7 @@ def _convert(file: Path, target: Path) -> None:
     from rewrite.trace.load import load
 
     model = load(file)
-    config = model.config
+    config: Any = model.config
     vars(config).pop("quantization_config", None)  # the weights are plain numbers now
     config.architectures = [type(model).__name__]
     config.save_pretrained(target)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
-from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Port, Source, symbols_of
+from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Port, Source
 from tests.laws.oracle import Chooser, Word
 
+Tree = tuple[Any, ...]
 LARGEST = 250  # nodes of the tree of an output
 
 
@@ -54,8 +56,9 @@ class Paths:
 
     def without(self, others: Sequence[Paths]) -> Paths:
         """The same set, less others that come first."""
-        text = " - ".join(f"({paths.text})" for paths in (self, *others))
-        return Paths(text, lambda word: self.holds(word) and not any(o.holds(word) for o in others))
+        first = tuple(others)
+        text = " - ".join(f"({paths.text})" for paths in (self, *first))
+        return Paths(text, lambda word: self.holds(word) and not any(o.holds(word) for o in first))
 
 
 def letters(symbols: Sequence[str]) -> dict[str, str]:
@@ -63,56 +66,82 @@ def letters(symbols: Sequence[str]) -> dict[str, str]:
     return {symbol: chr(0x4E00 + index) for index, symbol in enumerate(symbols)}
 
 
+# Trees of patterns, with numbers for names, so that they fit every graph.
+ATOM = st.tuples(st.just("atom"), st.integers(0, 11), st.integers(0, 4))
+DOTS = st.just(("dots",))
+
+
+def _walks(inner: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
+    return st.one_of(
+        ATOM,
+        st.tuples(st.just("chain"), inner, st.one_of(ATOM, DOTS)),
+        st.tuples(st.just("chain"), ATOM, st.one_of(inner, DOTS), inner),
+        st.tuples(st.just("choice"), inner, inner),
+        st.tuples(st.just("repeat"), inner),
+        st.tuples(st.just("maybe"), ATOM),
+    )
+
+
+def _sets(inner: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
+    return st.one_of(
+        WALKS,
+        st.tuples(st.just("not"), inner),
+        *(st.tuples(st.just(mark), inner, inner) for mark in "&|-"),
+    )
+
+
+WALKS = _walks(_walks(ATOM))
+SETS = _sets(_sets(WALKS))
+
+
 @st.composite
 def path_sets(draw: st.DrawFn, dag: Dag) -> Paths:
     """A pattern in the language of `rewrite`; the predicate matches spelt words with `re`."""
+    return path_set(draw(SETS), dag)
+
+
+def path_set(tree: Tree, dag: Dag) -> Paths:
+    """A tree of a pattern, with names of a graph."""
     code = letters(dag.symbols)
-    names = [*dag.symbols, *(n.name for n in dag.nodes if isinstance(n, (Source, Part)))]
-    return draw(_set(code, sorted(set(names)), draw(st.integers(0, 2))))
+    names = sorted({*dag.symbols, *(n.name for n in dag.nodes if isinstance(n, (Source, Part)))})
+    return _read(tree, code, names)
 
 
-def _set(code: dict[str, str], names: list[str], depth: int) -> st.SearchStrategy[Paths]:
-    simple = _walk(code, names, 2).map(lambda walk: _whole(code, *walk))
-    if depth == 0:
-        return simple
-    inner = _set(code, names, depth - 1)
-    return st.one_of(
-        simple,
-        st.builds(lambda a: Paths(f"~({a.text})", lambda w: not a.holds(w)), inner),
-        st.builds(lambda a, b: Paths(
-            f"({a.text}) & ({b.text})", lambda w: a.holds(w) and b.holds(w)), inner, inner),
-        st.builds(lambda a, b: Paths(
-            f"({a.text}) | ({b.text})", lambda w: a.holds(w) or b.holds(w)), inner, inner),
-        st.builds(lambda a, b: a.without([b]), inner, inner),
-    )
+def _read(tree: Tree, code: dict[str, str], names: list[str]) -> Paths:
+    if tree[0] not in {"not", "&", "|", "-"}:
+        text, expression = _walk(tree, code, names)
+        found = re.compile(f".*(?:{expression}).*")
+        return Paths(text, lambda word: bool(found.fullmatch("".join(code[s] for s in word))))
+    mark, a, *rest = tree[0], *(_read(branch, code, names) for branch in tree[1:])
+    if mark == "not":
+        return Paths(f"~({a.text})", lambda word: not a.holds(word))
+    (b,) = rest
+    if mark == "-":
+        return a.without([b])
+    if mark == "&":
+        return Paths(f"({a.text}) & ({b.text})", lambda word: a.holds(word) and b.holds(word))
+    return Paths(f"({a.text}) | ({b.text})", lambda word: a.holds(word) or b.holds(word))
 
 
-def _whole(code: dict[str, str], text: str, expression: str) -> Paths:
-    found = re.compile(f".*(?:{expression}).*")
-    return Paths(text, lambda word: bool(found.fullmatch("".join(code[s] for s in word))))
-
-
-def _walk(code: dict[str, str], names: list[str], depth: int) -> st.SearchStrategy[tuple[str, str]]:
-    """(pattern, regular expression) for a stretch of a path."""
-    atom = st.sampled_from(names).flatmap(lambda name: st.sampled_from(_spellings(name))).map(
-        lambda text: (text, _class(code, text)))
-    if depth == 0:
-        return atom
-    inner = _walk(code, names, depth - 1)
-    dots = st.just(("...", ".*"))
-    return st.one_of(
-        atom,
-        st.lists(st.one_of(inner, atom, dots), min_size=2, max_size=3).map(_chain),
-        st.lists(inner, min_size=2, max_size=2).map(
-            lambda walks: (f"({' | '.join(t for t, _ in walks)})",
-                           f"(?:{'|'.join(e for _, e in walks)})")),
-        inner.map(lambda walk: (f"({walk[0]})*", f"(?:{walk[1]})*")),
-        atom.map(lambda walk: (f"{walk[0]}?", f"(?:{walk[1]})?")),
-    )
-
-
-def _chain(walks: list[tuple[str, str]]) -> tuple[str, str]:
-    return " -> ".join(text for text, _ in walks), "".join(expr for _, expr in walks)
+def _walk(tree: Tree, code: dict[str, str], names: list[str]) -> tuple[str, str]:
+    """(pattern, regular expression) of a stretch of a path."""
+    if tree[0] == "dots":
+        return "...", ".*"
+    if tree[0] == "atom":
+        spelt = _spellings(names[tree[1] % len(names)])
+        text = spelt[tree[2] % len(spelt)]
+        return text, _class(code, text)
+    branches = [_walk(branch, code, names) for branch in tree[1:]]
+    texts, expressions = zip(*branches, strict=True)
+    match tree[0]:
+        case "chain":
+            return " -> ".join(texts), "".join(expressions)
+        case "choice":
+            return f"({' | '.join(texts)})", f"(?:{'|'.join(expressions)})"
+        case "repeat":
+            return f"({texts[0]})*", f"(?:{expressions[0]})*"
+        case _:
+            return f"{texts[0]}?", f"(?:{expressions[0]})?"
 
 
 def _spellings(name: str) -> list[str]:
@@ -159,8 +188,3 @@ def hypotheses(draw: st.DrawFn, dag: Dag, most: int = 3) -> tuple[dict[str, str]
         return next((run for run, paths in named.items() if paths.holds(word)), "rest")
 
     return {run: paths.text for run, paths in named.items()}, choose
-
-
-def is_written(dag: Dag, word: Word) -> bool:
-    """Whether every symbol of a word belongs to the graph."""
-    return set(word) <= {symbol for node in dag.nodes for symbol in symbols_of(node)}
