@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,38 +14,47 @@ from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Port, Source
 from tests.laws.oracle import Chooser, Word
 
 Tree = tuple[Any, ...]
-LARGEST = 250  # nodes of the tree of an output
+LARGEST = 1000  # nodes of the tree of an output
+seeds = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def dags(draw: st.DrawFn, parts: int = 6) -> Dag:
+def dags(draw: st.DrawFn) -> Dag:
     """Two sources, a constant, parts with one to three ports, sums (also of sums).
 
     Parts that nobody reads, outputs that are read again and sums that list a term twice occur.
+    Hypothesis draws how many parts there are; the wiring comes from a seed, since drawn choices
+    would be small ones, and small graphs mix nothing.
     """
+    return random_dag(Random(draw(seeds)), draw(st.sampled_from([1, 2, 3, 4, 5, 6, 6, 7, 7, 8])))
+
+
+def random_dag(random: Random, parts: int) -> Dag:
+    """A wiring with this many parts, the last of which is an output."""
     nodes: list[Node] = [Source("x"), Source("y"), Constant("c")]
-    size = {"x": 1, "y": 1, "c": 1}  # of the tree behind each node
+    size = {"x": 1, "y": 1, "c": 0}  # of the tree behind each node
 
     def pick(budget: int) -> str:
-        """A late node more often than an early one, so that graphs are deep."""
+        """A late node rather than an early one, so that graphs are deep."""
         fitting = [name for name in size if size[name] <= budget]
-        return fitting[-1 - draw(st.integers(0, min(len(fitting), 5) - 1))]
+        late = [name for name in fitting[-4:] if size[name]]
+        return random.choice(late if late and random.random() < 0.9 else fitting)
 
-    for index in range(draw(st.integers(1, parts))):
-        if index and draw(st.booleans()):
-            terms = tuple(pick(LARGEST // 4) for _ in range(draw(st.integers(1, 4))))
+    for index in range(parts):
+        if index and random.random() < 0.8:
+            terms = tuple(pick(LARGEST // 4) for _ in range(random.choice([2, 3, 3, 4])))
+            if random.random() < 0.9:
+                terms = tuple(dict.fromkeys(terms))
             nodes.append(Join(f"s{index}", terms))
             size[f"s{index}"] = 1 + sum(size[term] for term in terms)
-        name, count = f"p{index}", draw(st.sampled_from([1, 1, 2, 3]))
+        name, count = f"p{index}", random.choice([1, 1, 2, 3])
         symbols = [name] if count == 1 else [f"{name}.{port}" for port in "qkv"[:count]]
         ports = tuple(Port(symbol, pick(LARGEST // count)) for symbol in symbols)
         nodes.append(Part(name, ports))
         size[name] = 1 + sum(size[port.reads] for port in ports)
-    last = nodes[-1].name
-    outputs = (last,)
-    if draw(st.integers(0, 3)) == 0:
-        outputs = (draw(st.sampled_from([n.name for n in nodes if isinstance(n, Part)])), last)
-    return Dag(tuple(nodes), outputs)
+    others = [node.name for node in nodes if isinstance(node, Part)]
+    first = (random.choice(others),) if random.random() < 0.2 else ()
+    return Dag(tuple(nodes), (*first, nodes[-1].name))
 
 
 @dataclass(frozen=True)
@@ -66,45 +76,65 @@ def letters(symbols: Sequence[str]) -> dict[str, str]:
     return {symbol: chr(0x4E00 + index) for index, symbol in enumerate(symbols)}
 
 
-# Trees of patterns, with numbers for names, so that they fit every graph.
-ATOM = st.tuples(st.just("atom"), st.integers(0, 11), st.integers(0, 4))
-DOTS = st.just(("dots",))
-
-
-def _walks(inner: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
-    return st.one_of(
-        ATOM,
-        st.tuples(st.just("chain"), inner, st.one_of(ATOM, DOTS)),
-        st.tuples(st.just("chain"), ATOM, st.one_of(inner, DOTS), inner),
-        st.tuples(st.just("choice"), inner, inner),
-        st.tuples(st.just("repeat"), inner),
-        st.tuples(st.just("maybe"), ATOM),
-    )
-
-
-def _sets(inner: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
-    return st.one_of(
-        WALKS,
-        st.tuples(st.just("not"), inner),
-        *(st.tuples(st.just(mark), inner, inner) for mark in "&|-"),
-    )
-
-
-WALKS = _walks(_walks(ATOM))
-SETS = _sets(_sets(WALKS))
-
-
 @st.composite
 def path_sets(draw: st.DrawFn, dag: Dag) -> Paths:
     """A pattern in the language of `rewrite`; the predicate matches spelt words with `re`."""
-    return path_set(draw(SETS), dag)
+    return path_set(random_set(Random(draw(seeds)), dag, draw(st.integers(0, 2))), dag)
+
+
+def random_set(random: Random, dag: Dag, depth: int) -> Tree:
+    """A tree of a pattern, with numbers for names."""
+    if depth == 0 or random.random() < 0.2:
+        return random_thread(random, dag) if random.random() < 0.7 else random_walk(random, 2)
+    mark = random.choice(["not", "&", "|", "|", "-"])
+    count = 1 if mark == "not" else 2
+    return (mark, *(random_set(random, dag, depth - 1) for _ in range(count)))
+
+
+def random_thread(random: Random, dag: Dag) -> Tree:
+    """Some of the nodes of a path of the graph, so that the set is seldom empty."""
+    names, word = atoms_of(dag), []
+    name = random.choice(dag.outputs)
+    while node := dag[name]:
+        if isinstance(node, (Source, Constant)):
+            word.append(name)
+            break
+        port = random.choice(node.ports) if isinstance(node, Part) else None
+        if port:
+            word.append(random.choice([port.symbol, node.name]))
+        name = port.reads if port else random.choice(node.reads)
+    chain: list[Tree] = []
+    for symbol in reversed(word):
+        if symbol in names and random.random() < 0.6:
+            chain.append(("atom", names.index(symbol), random.choice([0, 0, 0, 1, 2, 3])))
+        elif not chain or chain[-1] != ("dots",):
+            chain.append(("dots",))
+    return ("chain", *chain) if len(chain) > 1 else chain[0]
+
+
+def random_walk(random: Random, depth: int) -> Tree:
+    """Any stretch at all; most of them fit no path, or many."""
+    if depth == 0:
+        return ("atom", random.randrange(24), random.randrange(5))
+    inner = [random_walk(random, depth - 1) for _ in range(3)]
+    return random.choice([
+        inner[0], ("chain", inner[0], ("dots",), inner[1]), ("chain", *inner[:2]),
+        ("chain", inner[0], ("choice", *inner[1:])), ("choice", *inner[:2]),
+        ("repeat", inner[0]), ("chain", inner[1], ("repeat", inner[0])), ("maybe", inner[0]),
+        ("chain", inner[0], ("maybe", inner[1]), inner[2]),
+    ])
+
+
+def atoms_of(dag: Dag) -> list[str]:
+    """Symbols and names of parts."""
+    parts = (node.name for node in dag.nodes if isinstance(node, (Source, Part)))
+    return sorted({*dag.symbols, *parts})
 
 
 def path_set(tree: Tree, dag: Dag) -> Paths:
     """A tree of a pattern, with names of a graph."""
     code = letters(dag.symbols)
-    names = sorted({*dag.symbols, *(n.name for n in dag.nodes if isinstance(n, (Source, Part)))})
-    return _read(tree, code, names)
+    return _read(tree, code, atoms_of(dag))
 
 
 def _read(tree: Tree, code: dict[str, str], names: list[str]) -> Paths:
@@ -141,7 +171,7 @@ def _walk(tree: Tree, code: dict[str, str], names: list[str]) -> tuple[str, str]
         case "repeat":
             return f"({texts[0]})*", f"(?:{expressions[0]})*"
         case _:
-            return f"{texts[0]}?", f"(?:{expressions[0]})?"
+            return f"({texts[0]})?", f"(?:{expressions[0]})?"
 
 
 def _spellings(name: str) -> list[str]:
