@@ -9,6 +9,7 @@ from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.files import load, save
 from rewrite.ir.graph import Graph
 from rewrite.measure import (
+    Metric,
     Pairs,
     Result,
     custom,
@@ -27,6 +28,7 @@ __all__ = [
     "Expansion",
     "Graph",
     "Hypothesis",
+    "Metric",
     "Pairs",
     "PathSet",
     "Result",

@@ -64,7 +64,8 @@ def _box(name: str, chain: list[Track], words: Words) -> Item:
         tuple(dict.fromkeys(run for item in members for run in item.runs)),
         sum(item.count for item in members), lines, row=min(
             (item.row for item in first.items if item.row >= 0), default=-1),
-        cluster=first.items[0].cluster)
+        cluster=first.items[0].cluster,
+        members=tuple(member for item in members for member in item.members))
 
 
 def _tracks(sketch: Sketch, fixed: set[str] | frozenset[str], shown: frozenset[int]) -> list[Track]:

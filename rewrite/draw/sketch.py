@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Lane:
-    """The plain forward of a run, read as it is at a position of the model."""
+    """The plain forward of a run, of which the node at a position of the model is read."""
 
     run: str
     position: int
@@ -45,6 +45,7 @@ class Item:
     cells: tuple[tuple[str, tuple[str, ...]], ...] = ()  # ports or heads, each with its runs
     row: int = -1  # items of one row share a rank; -1: free
     cluster: str = ""
+    members: tuple[str, ...] = ()  # the copies that it stands for
 
     def reading(self, change: dict[str, str]) -> Item:
         """The same item after some of the items that it reads got another id."""

@@ -39,11 +39,10 @@ def read_experiment(path: str | Path) -> Experiment:
     path = Path(path)
     data = read(path)
     found = data.get("hypothesis")
-    if isinstance(found, dict):
-        found = [found]
-    if not isinstance(found, list) or not all("runs" in h for h in found):
-        raise FileError(f"{path} holds no hypothesis: it needs [[hypothesis]] with a table "
-                        f"`runs`; found the keys {', '.join(data) or 'none'}")
+    found = list(found.values()) if isinstance(found, dict) else None
+    if not found or not all(isinstance(h, dict) and "runs" in h for h in found):
+        raise FileError(f"{path} holds no hypothesis: it needs [hypothesis.1] and "
+                        f"[hypothesis.1.runs]; found the keys {', '.join(data) or 'none'}")
     test = data.get("test", {})
     pairs = None
     if "pairs" in test:
@@ -71,9 +70,9 @@ def write_experiment(
         test["metric"] = {k: v for k, v in measure.to_dict().items() if v is not None}
     if test:
         data["test"] = test
-    data["hypothesis"] = [
-        {"name": h.name, "default": h.default,
-         "runs": {run: str(paths) for run, paths in h.runs.items()}}
-        for h in hypotheses
-    ]
+    data["hypothesis"] = {
+        str(number): {"name": h.name, "default": h.default,
+                      "runs": {run: str(paths) for run, paths in h.runs.items()}}
+        for number, h in enumerate(hypotheses, start=1)
+    }
     return write_toml(path, data, HEAD)

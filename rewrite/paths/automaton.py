@@ -116,6 +116,8 @@ def assign(runs: Mapping[str, PathSet | str], default: str, dag: Dag) -> Automat
 def _claimed_twice(bound: Mapping[str, BoundSet], nothing: BoundSet) -> tuple[str, ...]:
     """A path of the graph that two of the sets have, or () if there is none."""
     to = nothing.expressions
+    if len(bound) < 2:
+        return ()
     starts = [each.start for each in bound.values()]
     earlier = accumulate(starts, to.either, initial=to.none)
     twice = to.either(*(to.both(*pair) for pair in zip(starts, earlier, strict=False)))

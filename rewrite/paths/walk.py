@@ -90,7 +90,7 @@ def check_reachable(path_set: PathSet | str, dag: Dag) -> None:
     Raises `PathError` if the set is empty, `UnknownName` if a name is not of the graph.
     """
     path_set = paths(path_set)
-    if count_paths(path_set, dag):
+    if _is_inhabited(bind(path_set, dag)):
         return
     pattern = path_set.pattern
     if isinstance(pattern, Choice) or not is_walk(pattern):
@@ -121,7 +121,22 @@ def _why(before: tuple[Pattern, ...], here: Pattern, dag: Dag) -> str:
 
 
 def _empty(dag: Dag, *parts: Pattern) -> bool:
-    return not count_paths(PathSet(joined(Chain, parts)), dag)
+    return not _is_inhabited(bind(PathSet(joined(Chain, parts)), dag))
+
+
+def _is_inhabited(bound: BoundSet) -> bool:
+    """Whether some path of the graph is in the set: a search that stops at the first."""
+    stack = [(name, bound.start) for name in dict.fromkeys(bound.dag.outputs)]
+    seen = set(stack)
+    while stack:
+        name, state = stack.pop()
+        node = bound.dag[name]
+        if isinstance(node, Source) and bound.accepts(bound.step(state, name)):
+            return True
+        after = [visit for _, visit in _moves(bound, node, state) if visit not in seen]
+        seen.update(after)
+        stack.extend(after)
+    return False
 
 
 def _counts(bound: BoundSet) -> dict[Visit, int]:
@@ -150,13 +165,19 @@ def _reached(bound: BoundSet) -> list[tuple[Node, set[int]]]:
 
 
 def _moves(bound: BoundSet, node: Node, state: int) -> Iterator[tuple[tuple[str, ...], Visit]]:
-    """The ways on from a node towards the sources: what each spells, and where it comes to."""
+    """The ways on from a node towards the sources: what each spells, and where it comes to.
+
+    Ways that no path of the set takes are left out.
+    """
+    none = bound.expressions.none
     match node:
         case Part(_, ports):
             for port in dict.fromkeys(ports):
-                yield (port.symbol,), (port.reads, bound.step(state, port.symbol))
+                if (after := bound.step(state, port.symbol)) != none:
+                    yield (port.symbol,), (port.reads, after)
         case Join(_, terms):
             for term in dict.fromkeys(terms):
-                yield (), (term, bound.enter(state, term))
+                if (after := bound.enter(state, term)) != none:
+                    yield (), (term, after)
         case Source() | Constant():
             return

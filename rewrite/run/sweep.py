@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rewrite.expand import Hypothesis
 from rewrite.ir.dag import symbols_of
 from rewrite.measure import Metric, Pairs
 from rewrite.parts import Components
-from rewrite.paths import count_paths, paths
+from rewrite.paths import paths
 from rewrite.paths.names import matches
 from rewrite.run.evaluate import evaluate
 from rewrite.run.execute import Progress
@@ -90,14 +91,17 @@ def sweep(
     All senders share one expansion (cut into pieces of `chunk`), so the forward passes of
     both runs are computed once.
     """
+    _ = paths(receivers)  # what cannot be read is an error, and not an empty sweep
     others = [run for run in pairs.run_names if run != pairs.reference]
     patch = others[0] if patch is None else patch
     names = _nodes(parts, senders)
-    asked = {name: f"{name} -> ({receivers})" for name in names}
-    asked = {n: p for n, p in asked.items() if count_paths(paths(p), parts.dag)}
-    if not asked:
+    hypotheses = []
+    for name in names:
+        with suppress(PathError):  # no edge leads from this sender to a receiver
+            asked = {patch: f"{name} -> ({receivers})"}
+            hypotheses.append(Hypothesis(parts, asked, pairs.reference, name))
+    if not hypotheses:
         raise PathError(f"no sender that matches {senders!r} has an edge to {receivers!r}")
-    hypotheses = [Hypothesis(parts, {patch: p}, pairs.reference, n) for n, p in asked.items()]
     rows: list[dict[str, Any]] = []
     pieces = [hypotheses[i : i + chunk] for i in range(0, len(hypotheses), chunk)]
     for number, piece in enumerate(pieces):

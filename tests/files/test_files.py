@@ -1,0 +1,100 @@
+"""What is saved loads again, and says when it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rewrite as rw
+from rewrite.errors import FileError, PathError
+from rewrite.files import read_experiment
+from tests.zoo import tiny, tokens
+
+
+@pytest.fixture(scope="module")
+def parts() -> rw.Components:
+    return rw.trace(tiny("llama")).components()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> rw.Pairs:
+    runs = {"clean": {"input_ids": tokens(5, 6, 1)}, "corrupt": {"input_ids": tokens(5, 6, 2)}}
+    return rw.Pairs.from_tensors(
+        runs, {"correct": torch.tensor([1, 2, 3, 4, 5]), "wrong": torch.tensor([6, 7, 8, 9, 10])})
+
+
+def test_hypothesis_round_trip(parts: rw.Components, pairs: rw.Pairs, tmp_path: Path) -> None:
+    first = rw.Hypothesis(parts, {"clean": "a0.h1 -> ... -> a1.h2.{q,k} - m0"}, name="one")
+    second = rw.Hypothesis(parts, {"clean": "m1", "other": "embed -> logits"}, "corrupt", "two")
+    file = rw.save([first, second], tmp_path / "h.toml", pairs=pairs, metric=rw.logit_diff())
+    text = file.read_text()
+    assert "a0.h1 -> ... -> a1.h2.{q,k} - m0" in text and "[hypothesis.2.runs]" in text
+    again = rw.load(file, parts)
+    assert [h.runs for h in again] == [first.runs, second.runs]
+    assert [h.name for h in again] == ["one", "two"]
+    found = read_experiment(file)
+    assert found.metric == rw.logit_diff() and len(found.pairs) == 5
+    for run in ("clean", "corrupt"):
+        for a, b in zip(found.pairs.runs[run], pairs.runs[run], strict=True):
+            assert torch.equal(a["input_ids"], b["input_ids"])
+
+
+def test_an_edited_file_is_read_as_written(parts: rw.Components, tmp_path: Path) -> None:
+    file = rw.save(rw.Hypothesis(parts, {"clean": "m0"}), tmp_path / "h.toml")
+    file.write_text(file.read_text().replace('"m0"', '"a0.h2 -> logits"'))
+    assert str(rw.load(file, parts).runs["clean"]) == "a0.h2 -> logits"
+    file.write_text(file.read_text().replace("a0.h2", "a0.h2 ->"))
+    with pytest.raises(PathError, match="->"):
+        rw.load(file, parts)
+
+
+def test_results_and_sweeps_round_trip(
+    parts: rw.Components, pairs: rw.Pairs, tmp_path: Path
+) -> None:
+    hypotheses = [rw.Hypothesis(parts, {"clean": text}) for text in ("m0", "a1.h0")]
+    results = rw.evaluate(hypotheses, pairs, rw.logit_diff())
+    again = rw.load(rw.save(results, tmp_path / "rs.json"))
+    for a, b in zip(again, results, strict=True):
+        np.testing.assert_array_equal(a.effects, b.effects)
+        assert a.explained == b.explained
+    one = rw.load(rw.save(results[0], tmp_path / "r.json"))
+    assert one.aue == results[0].aue
+    grid = rw.sweep(parts, pairs=pairs, metric=rw.logit_diff())
+    loaded = rw.load(rw.save(grid, tmp_path / "s.json"))
+    assert loaded.table.equals(grid.table) and loaded.receiver == "logits"
+
+
+def test_graph_round_trip_is_exact_on_another_shape(tmp_path: Path) -> None:
+    graph = rw.trace(tiny("gpt2"))
+    module = rw.load(rw.save(graph, tmp_path / "g.pt2"))
+    ids = tokens(2, 8)
+    assert torch.equal(module(ids)[0], graph(input_ids=ids).logits)
+
+
+def test_bad_files(parts: rw.Components, tmp_path: Path) -> None:
+    hypothesis = rw.Hypothesis(parts, {"clean": "m0"})
+    with pytest.raises(FileError, match=r"saved as \.toml"):
+        rw.save(hypothesis, tmp_path / "h.json")
+    with pytest.raises(FileError, match="cannot save a int"):
+        rw.save(3, tmp_path / "h.json")
+    with pytest.raises(FileError, match="cannot be read"):
+        rw.load(tmp_path / "missing.json")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(FileError, match="not valid TOML"):
+        rw.load(tmp_path / "bad.toml")
+    (tmp_path / "other.toml").write_text("a = 1")
+    with pytest.raises(FileError, match="holds no hypothesis"):
+        rw.load(tmp_path / "other.toml")
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(FileError, match="no result, sweep or pairs"):
+        rw.load(tmp_path / "other.json")
+    with pytest.raises(FileError, match="does not name its model"):
+        rw.load(rw.save(hypothesis, tmp_path / "h.toml"))
+    with pytest.raises(FileError, match=r"none of \.toml"):
+        rw.load(tmp_path / "h.xlsx")
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        rw.save(hypothesis, tmp_path / "blocked" / "h.toml")
