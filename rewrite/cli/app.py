@@ -94,7 +94,7 @@ def test(
         with show.steps() as step:
             results = evaluate(hypotheses, experiment.pairs, experiment.metric,
                                batch_size=batch_size, progress=step("testing"))
-        show.table(ladder_table(results), f"{experiment.metric}, n = {len(experiment.pairs)}")
+        show.ladder(ladder_table(results), f"{experiment.metric}, n = {len(experiment.pairs)}")
         if out is not None:
             save(results, out / "results.json")
             draw_ladder(results, out / "ladder.svg")
@@ -134,7 +134,7 @@ def demo(
     from rewrite.demo import run_demo
 
     with show.errors(), show.steps() as step:
-        report = run_demo(out, model=model, heads=heads, say=show.say, table=show.table, step=step)
+        report = run_demo(out, model=model, heads=heads, say=show.say, table=show.ladder, step=step)
     show.say(f"open {report}")
 
 

@@ -47,10 +47,15 @@ def table(frame: pd.DataFrame, title: str = "") -> None:
     shown = Table(title=title, title_justify="left")
     for column in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[column])
-        shown.add_column(str(column), justify="right" if numeric else "left")
+        shown.add_column(str(column), justify="right" if numeric else "left", no_wrap=True)
     for row in frame.itertuples(index=False):
         shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else _escape(str(v)) for v in row))
     console.print(shown)
+
+
+def ladder(frame: pd.DataFrame, title: str = "") -> None:
+    """Print a table of hypotheses, with the columns that are compared."""
+    table(frame[["hypothesis", "explained", "low", "high", "aue", "ate"]], title)
 
 
 def say(text: str) -> None:

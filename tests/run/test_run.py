@@ -154,7 +154,7 @@ def test_bad_input(parts: rw.Components, pairs: rw.Pairs) -> None:
     with pytest.raises(DataError, match="no hypothesis"):
         rw.evaluate([], pairs, "logit_diff")
     third = rw.Hypothesis(parts, {"cleen": "a0.h1"})
-    with pytest.raises(DataError, match="reads a run 'cleen'.*did you mean clean"):
+    with pytest.raises(DataError, match=r"reads a run 'cleen'.*did you mean clean"):
         rw.evaluate(third, pairs, "logit_diff")
     with pytest.raises(UnknownName, match="logit_diff"):
         rw.evaluate(rw.Hypothesis(parts, {"clean": "m0"}), pairs, "logit_dif")
