@@ -24,13 +24,13 @@ def dot_of_expansion(
     """What one hypothesis touches; see `rewrite.draw.draw` for the options."""
     if not 0 <= hypothesis < len(exp.hypotheses):
         raise RewriteError(f"there is no hypothesis {hypothesis}: the expansion has "
-                           f"{plural(len(exp.hypotheses), 'hypothesis')[:-2]}es, counted from 0")
+                           f"{len(exp.hypotheses)}, counted from 0")
     where = layers(exp.parts)
     sketch, behind = sketch_expansion(exp, hypothesis, labels)
     sketch = replace(sketch, runs=exp.hypotheses[hypothesis].run_names)
     if not full:
         rest = frozenset(item.id for item in sketch.items if item.kind == "rest")
-        sketch = fold(sketch, lambda chain: _words(chain, where), least=3, fixed=rest)
+        sketch = fold(sketch, lambda chain: _words(chain, where), least=2, fixed=rest)
     sketch = add_lanes(sketch, behind, where)
     if caption:
         sketch = _captioned(sketch, exp, hypothesis)
@@ -40,15 +40,23 @@ def dot_of_expansion(
 def _words(chain: list[list[Item]], where: Layers) -> tuple[str, tuple[str, ...]]:
     """Title and lines of hidden layers."""
     blocks = ranges(int(where.label[items[0].block]) for items in chain)
-    parts = sum(item.count for items in chain for item in items)
-    heads = sum(item.count for item in chain[0] if item.kind == "heads")
-    others = [item.title.rstrip("0123456789") for item in chain[0] if item.kind == "part"]
-    each = ([plural(heads, "head")] if heads else []) + [
-        {"m": "MLP"}.get(name, "norm" if name.startswith("n") else name) for name in others]
+    drawn = [item for item in chain[0] if item.kind != "sum"]
+    single = any(item.kind == "pure" for item in drawn)
+    each = ", ".join(_kind(item) + (f" {'/'.join(item.runs)}" if item.kind == "pure" else
+                                    " mixed" if single else "") for item in drawn)
+    parts = plural(sum(item.count for items in chain for item in items), "part")
     last = [item for item in chain[-1] if item.lines]
-    return (f"layers {blocks}",
-            (f"{plural(parts, 'part')}, each mixed alike", f"per layer: {', '.join(each)}",
-             *(("→ … " + last[-1].lines[0],) if last else ())))
+    return (f"layers {blocks}", (
+        f"{parts}, {'alike in each layer' if single else 'each mixed alike'}",
+        f"per layer: {each}", *((f"→ … {last[-1].lines[0]}",) if last else ())))
+
+
+def _kind(item: Item) -> str:
+    """`9 heads` or `MLP`, without the number of the layer."""
+    if ".h" in item.title:
+        return plural(item.count, "head")
+    name = item.title.split(".")[0].rstrip("0123456789")
+    return {"m": "MLP", "n": "norm"}.get(name, name)
 
 
 def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
@@ -57,7 +65,7 @@ def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
     legend = tuple((run, f"{plural(counts[run], 'path')}"
                     + (" (all others)" if run == hypothesis.default else ""))
                    for run in hypothesis.run_names)
-    mixed = sum(len(item.runs) > 1 and item.count for item in sketch.items)
+    mixed = sum(len(copy.runs) > 1 for name in exp.copies for copy in exp.product.copies[name])
     title = hypothesis.name + ": " if hypothesis.name else ""
     said = "; ".join(f"{run}: {paths}" for run, paths in hypothesis.runs.items())
     lines = wrap(title + said, WIDTH)

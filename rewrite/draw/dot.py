@@ -39,11 +39,12 @@ def dot(sketch: Sketch, axis: dict[int, str] | None = None) -> str:
             for item in items:
                 _node(graph, item, palette)
             continue
-        with graph.subgraph(name=f"cluster_{name}") as inside:
-            inside.attr(label=name, color="#BBBBBB", fontcolor=FAINT, fontsize=str(SMALL),
-                        style="rounded", labeljust="l", labelloc="t")
-            for item in items:
-                _node(inside, item, palette)
+        inside = graphviz.Digraph(f"cluster_{name}")
+        inside.attr(label=name, color="#BBBBBB", fontcolor=FAINT, fontsize=str(SMALL),
+                    style="rounded", labeljust="l", labelloc="t")
+        for item in items:
+            _node(inside, item, palette)
+        graph.subgraph(inside)
     items = sketch.by_id
     for item in sketch.items:
         for read in item.reads:
@@ -103,11 +104,12 @@ def _rows(graph: graphviz.Digraph, sketch: Sketch, axis: dict[int, str]) -> None
         text = axis.get(block, "") if block not in named else ""
         text = "" if all(item.kind == "fold" for item in items) else text
         named.add(block)
-        with graph.subgraph() as rank:
-            rank.attr(rank="same")
-            rank.node(f"axis{row}", text, shape="plaintext", fontcolor=FAINT,
-                      fontsize=str(SMALL), group="axis")
-            for item in items:
-                rank.node(item.id)
+        rank = graphviz.Digraph()
+        rank.attr(rank="same")
+        rank.node(f"axis{row}", text, shape="plaintext", fontcolor=FAINT, fontsize=str(SMALL),
+                  group="axis")
+        for item in items:
+            rank.node(item.id)
+        graph.subgraph(rank)
     for before, after in pairwise(sorted(rows)):
         graph.edge(f"axis{before}", f"axis{after}", style="invis", weight="20")

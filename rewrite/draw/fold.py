@@ -52,10 +52,14 @@ def fold(
 
 
 def _box(name: str, chain: list[Track], words: Words) -> Item:
-    first = chain[0]
+    first, last = chain[0], chain[-1]
     inside = {item.id for item in first.items}
-    reads = dict.fromkeys(Read("", read.of) for item in first.items for read in item.reads
-                          if isinstance(read.of, Lane) or read.of not in inside)
+    reads = dict.fromkeys(
+        [Read("", r.of) for item in first.items for r in item.reads
+         if isinstance(r.of, str) and r.of not in inside]
+        + [Read("", r.of) for item in last.items for r in item.reads if isinstance(r.of, Lane)])
+    lanes = {r.of.run: r for r in reads if isinstance(r.of, Lane)}  # the last of each run
+    reads = [r for r in reads if isinstance(r.of, str) or lanes[r.of.run] is r]
     title, lines = words([list(track.items) for track in chain])
     members = [item for track in chain for item in track.items]
     return Item(

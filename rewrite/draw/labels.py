@@ -22,11 +22,11 @@ def label(item: Item, palette: Palette | None) -> str:
     elif palette is None:
         fill, line = FILLS.get(item.kind, NEUTRAL), NEUTRAL_LINE
     rows = [_title(item, palette)]
-    rows += [f'<tr><td align="left" cellpadding="1">{html(text, SMALL, FAINT if _more(text) else INK)}'
-             "</td></tr>" for text in item.lines]
+    rows += [_line(text, FAINT if text.startswith("+") else INK) for text in item.lines]
     if item.cells:
         rows.append(_cells(item.cells, palette))
-    inner = f'<table border="0" cellborder="0" cellspacing="1" cellpadding="2">{"".join(rows)}</table>'
+    inner = ('<table border="0" cellborder="0" cellspacing="1" cellpadding="2">'
+             f"{''.join(rows)}</table>")
     bars = "".join(f'<td width="7" bgcolor="{palette.color(run)}"></td>'
                    for run in palette.ordered(item.runs)) if mixed and palette else ""
     border = 3 if item.kind == "fold" else 1
@@ -40,21 +40,17 @@ FILLS = {
 }
 
 
-def _more(text: str) -> bool:
-    return text.startswith("+")
+def _line(text: str, color: str) -> str:
+    return f'<tr><td align="left" cellpadding="1">{html(text, SMALL, color)}</td></tr>'
 
 
 def _title(item: Item, palette: Palette | None) -> str:
     text = html(item.title, NORMAL, bold=True)
-    if palette is None or len(item.runs) != 1:
-        return f'<tr><td align="left">{text}</td></tr>'
-    badge = ""
     if palette and len(item.runs) == 1:
         (run,) = item.runs
-        badge = (f'<td bgcolor="{palette.color(run)}" cellpadding="2">'
-                 f"{html(f' {shorten(run, 12)} ', SMALL, on(palette.color(run)))}</td>")
-    return ('<tr><td align="left"><table border="0" cellborder="0" cellspacing="2" '
-            f'cellpadding="1"><tr><td>{text}</td>{badge}</tr></table></td></tr>')
+        text += (f"{html('  ■', NORMAL, palette.color(run))}"
+                 f"{html(f' {shorten(run, 16)} ', SMALL, palette.dark(run), bold=True)}")
+    return f'<tr><td align="left">{text}</td></tr>'
 
 
 def _cells(cells: Sequence[tuple[str, tuple[str, ...]]], palette: Palette | None) -> str:
@@ -85,25 +81,15 @@ def port(name: str) -> str:
     return escape(name.replace(" ", "_") or "in")
 
 
-def on(color: str) -> str:
-    """Black or white, whichever can be read on a colour.
-
-    >>> on("#0072B2"), on("#E69F00")
-    ('#FFFFFF', '#000000')
-    """
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "#FFFFFF"
-
-
 def caption(sketch: Sketch, palette: Palette | None) -> str:
     """Legend and caption, below the picture."""
     rows = []
     if palette:
         for run, text in sketch.legend:
-            color = palette.color(run)
-            rows.append(f'<tr><td align="left">{html("■ ", 18, palette.color(run))}'
-                        f"{html(run, SMALL, bold=True)}{html(f'  {text}', SMALL)}</td></tr>")
-    rows += [f'<tr><td align="left">{html(line, SMALL, INK if i == 0 else FAINT)}</td></tr>'
-             for i, line in enumerate(sketch.caption)]
+            name = html(run, SMALL, palette.dark(run), bold=True)
+            rows.append(f'<tr><td align="left">{html("■ ", 18, palette.color(run))}{name}'
+                        f"{html(f'  {text}', SMALL)}</td></tr>")
+    rows += [_line(line, INK if i == 0 else FAINT) for i, line in enumerate(sketch.caption)]
     return ('<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">'
+            '<tr><td height="10"></td></tr>'
             f"{''.join(rows)}</table>>")

@@ -10,6 +10,7 @@ from rewrite.draw.layers import Layers
 from rewrite.draw.sketch import Item, Lane, Read, Sketch
 from rewrite.draw.text import plural, ranges
 
+NAMED = 3  # so few parts are named one by one
 Behind = Callable[[Lane], frozenset[str]]  # the copies that a reading of a run adds up
 
 
@@ -46,8 +47,8 @@ class _Nearest:
                 reads[read] = None
         if item.kind == "lane":  # the box before it carries what earlier boxes hold
             order = {box.id: box.position for box in self.boxes}
-            last = max((r.of for r in reads if r.of in order), key=order.__getitem__, default="")
-            reads = {r: None for r in reads if r.of not in order or r.of == last}
+            last = max((order.get(str(r.of), -1) for r in reads), default=-1)
+            reads = {r: None for r in reads if order.get(str(r.of), last) == last}
         return replace(item, reads=tuple(reads))
 
     def _resolve(self, lane: Lane, reader: Item) -> list[str]:
@@ -75,7 +76,7 @@ def _cut(run: str, rest: list[Item], taps: list[int], where: Layers) -> list[Ite
         boxes.append(Item(
             f"run.{run}.{at}", "lane", _span(items, where), last.position, last.block,
             tuple(reads), runs=(run,), count=len(items),
-            lines=(f"{plural(len(items), 'part')} folded",),
+            lines=(f"{plural(len(items), 'part')} folded",) if len(items) > NAMED else (),
             members=tuple(item.members[0] for item in items)))
     return boxes
 
@@ -84,7 +85,7 @@ def _span(items: list[Item], where: Layers) -> str:
     """What is folded: names of single parts, ranges of layers."""
     blocks = [b for b in dict.fromkeys(item.block for item in items) if b in where.label]
     named = [item.title for item in items if item.block not in where.label]
-    if len(items) <= 3:
+    if len(items) <= NAMED:
         named, blocks = [item.title for item in items], []
     elif blocks:
         numbers = ranges(int(where.label[b]) for b in blocks)

@@ -94,8 +94,8 @@ class _Drawing:
         for (_, *rest), group in groups.items():
             alike[tuple(rest)].append(group)
         drawn = [group for several in alike.values() if len(several) <= MANY for group in several]
-        return drawn, {rest: sum(several, []) for rest, several in alike.items()
-                       if len(several) > MANY}
+        return drawn, {rest: [place for group in several for place in group]
+                       for rest, several in alike.items() if len(several) > MANY}
 
     def _owner(self, name: str) -> str:
         return self.where.owner[name].short if name in self.where.owner else name
@@ -151,9 +151,9 @@ class _Drawing:
         if not self.labels or ways.shortest == ((),):
             return ()
         shown = ways.shortest[: self.labels if ways.count <= 100 else 1]
-        lines = [spell(way) for way in shown if way]
-        if ways.count > len(shown):
-            lines.append(f"+{number(ways.count - len(shown))} more")
+        lines = list(dict.fromkeys(spell(way) for way in shown if way))
+        if ways.count > len(lines):
+            lines.append(f"+{number(ways.count - len(lines))} more")
         return tuple(lines)
 
     def _sum(

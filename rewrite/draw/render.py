@@ -53,7 +53,7 @@ def render(source: str, kind: str) -> bytes:
     if dpi:
         graph.graph_attr["dpi"] = dpi
     try:
-        return graph.draw(format=kind, prog="dot")
+        return bytes(graph.draw(format=kind, prog="dot") or b"")
     except (ValueError, OSError) as error:
         raise RewriteError(f"Graphviz could not draw this picture to {kind}: {error}") from error
     finally:

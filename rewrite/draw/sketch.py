@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Read:
 class Item:
     """One box of a picture.
 
-    `kind` is part, heads, pure, sum, constant, source, lane, modules or fold.  Items with
-    equal `content` look alike whatever their layer.  `position` orders them from input to
-    output, `block` is the layer they are on, `count` how many copies, parts or ops they stand
-    for, and `lines` is written below the title.
+    `kind` is part, heads, pure, rest, lane, sum, constant, source, output, modules or fold.
+    Items with equal `content` look alike whatever their layer.  `position` orders them from
+    input to output, `block` is the layer they are on, `count` how many copies, parts or ops
+    they stand for, and `lines` is written below the title.
     """
 
     id: str
@@ -62,8 +62,7 @@ class Sketch:
     runs: tuple[str, ...] = ()
     caption: tuple[str, ...] = ()
     legend: tuple[tuple[str, str], ...] = ()  # (run, what is said about it)
-    title: str = ""
-    outputs: tuple[str, ...] = field(default=())
+    outputs: tuple[str, ...] = ()
 
     @property
     def by_id(self) -> dict[str, Item]:

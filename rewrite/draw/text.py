@@ -70,7 +70,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def spell(words: Sequence[str], width: int = 30) -> str:
+def spell(words: Sequence[str], width: int = 38) -> str:
     """A walk to the output as one line, its middle left out where it is long.
 
     >>> spell(("a9.h9.q", "logits"))

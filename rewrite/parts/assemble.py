@@ -102,16 +102,17 @@ class Assembler:
         return module
 
     def _call(self, body: Body, name: str, values: Iterable[fx.Node]) -> fx.Node:
-        if id(body) not in self._bodies:
+        key = id(body.module)  # alive as long as `root`, so no other body gets its number
+        if key not in self._bodies:
             stem, count = _plain(name.partition("__")[0]), 0
             target = stem
             while target in self.root:
                 count += 1
                 target = f"{stem}_{count}"
-            self._bodies[id(body)] = target
+            self._bodies[key] = target
             self.root[target] = body.module
         args = (*values, *(self.given(node) for node in body.context))
-        target = self._bodies[id(body)]
+        target = self._bodies[key]
         made = self.graph.create_node("call_module", target, args, name=_plain(name))
         made.meta["component"] = name
         return made

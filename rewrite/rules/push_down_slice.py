@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take
-from rewrite.rules.slicing import Indices, Pick, as_slice, compose, push
+from rewrite.rules.slicing import SPLITS, Indices, Pick, as_slice, compose, push
 
 aten = torch.ops.aten
 Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
@@ -119,7 +119,7 @@ class Slicer:
         self, node: fx.Node, sliced: tuple[fx.Node, int, range], pick: Pick, port: str
     ) -> fx.Node:
         operand, dim, indices = sliced
-        if dim in pick or self._only_use(node, port):
+        if dim in pick or self._leaves_out(sliced, port):
             return self.emit(operand, compose(pick, {dim: tuple(indices)}), port)
         whole = self.emit(operand, pick, port)
         return self._pick(whole, {dim: tuple(indices)})
@@ -232,13 +232,17 @@ class Slicer:
     def _parameters(self) -> dict[str, Any]:
         return {name: find(self.owner, name) for name in self.weights}
 
-    def _only_use(self, node: fx.Node, port: str) -> bool:
-        """Whether behind this port nothing but `node` reads what it slices."""
-        cone = self._cone(port)
-        links = [args(node)[0]]  # the operand, or the split that node is a piece of
-        if node.target is not aten.slice.Tensor:
-            links.append(args(links[0])[0])
-        return bool(port) and all(sum(u in cone for u in link.users) == 1 for link in links)
+    def _leaves_out(self, sliced: tuple[fx.Node, int, range], port: str) -> bool:
+        """Whether behind this port nobody reads some of what is sliced."""
+        operand, dim, _ = sliced
+        cone = self._cone(port) if port else set()
+        if operand not in cone:
+            return False
+        readers = [user for user in operand.users if user in cone]
+        pieces = [u for r in readers for u in (r.users if r.target in SPLITS else [r]) if u in cone]
+        slices = [as_slice(piece) for piece in pieces]
+        read = {i for s in slices if s is not None and s[1] == dim for i in s[2]}
+        return all(s is not None and s[1] == dim for s in slices) and len(read) < shape(operand)[dim]
 
     def _cone(self, port: str) -> set[fx.Node]:
         if port not in self._cones:
