@@ -25,16 +25,20 @@ def dot_of_expansion(
     if not 0 <= hypothesis < len(exp.hypotheses):
         raise RewriteError(f"there is no hypothesis {hypothesis}: the expansion has "
                            f"{len(exp.hypotheses)}, counted from 0")
-    where = layers(exp.parts)
-    sketch, behind = sketch_expansion(exp, hypothesis, labels)
-    sketch = replace(sketch, runs=exp.hypotheses[hypothesis].run_names)
-    if not full:
-        rest = frozenset(item.id for item in sketch.items if item.kind == "rest")
-        sketch = fold(sketch, lambda chain: _words(chain, where), least=2, fixed=rest)
-    sketch = add_lanes(sketch, behind, where)
+    sketch, where = folded(exp, hypothesis, labels, full)
     if caption:
         sketch = _captioned(sketch, exp, hypothesis)
     return dot(sketch, {block: f"layer {text}" for block, text in where.label.items()})
+
+
+def folded(exp: Expansion, which: int, labels: int, full: bool) -> tuple[Sketch, Layers]:
+    """The boxes of one hypothesis: every copy of it is in exactly one."""
+    where = layers(exp.parts)
+    sketch, behind = sketch_expansion(exp, which, labels)
+    if not full:
+        rest = frozenset(item.id for item in sketch.items if item.kind == "rest")
+        sketch = fold(sketch, lambda chain: _words(chain, where), least=2, fixed=rest)
+    return add_lanes(sketch, behind, where), where
 
 
 def _words(chain: list[list[Item]], where: Layers) -> tuple[str, tuple[str, ...]]:

@@ -25,18 +25,21 @@ def sketch_expansion(
     where = layers(exp.parts)
     found = Contraction(
         exp.product, where, frozenset(served), exp.hypotheses[which].default)
-    return _Drawing(found, where, served, labels).sketch(exp, root)
+    runs = exp.hypotheses[which].run_names
+    return _Drawing(found, where, served, labels, runs).sketch(root)
 
 
 class _Drawing:
     def __init__(
-        self, found: Contraction, where: Layers, served: dict[Place, Serves], labels: int
+        self, found: Contraction, where: Layers, served: dict[Place, Serves], labels: int,
+        runs: tuple[str, ...],
     ) -> None:
         self.found, self.where, self.served, self.labels = found, where, served, labels
+        self.runs = runs
         self.dag = found.product.dag
 
     def sketch(
-        self, exp: Expansion, root: tuple[int, ...]
+        self, root: tuple[int, ...]
     ) -> tuple[Sketch, Callable[[Lane], frozenset[str]]]:
         outputs = list(zip(self.dag.outputs, root, strict=True))
         mixed = [place for place in self.served
@@ -55,7 +58,7 @@ class _Drawing:
         def behind(lane: Lane) -> frozenset[str]:
             return frozenset(map(key, self.found.behind(lane)))
 
-        sketch = Sketch((), exp.hypotheses[0].run_names,
+        sketch = Sketch((), self.runs,
                         outputs=tuple(dict.fromkeys(names.get(key(p), key(p)) for p in outputs)))
         return sketch.with_items(items), behind
 
