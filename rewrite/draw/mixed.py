@@ -55,6 +55,7 @@ class _Drawing:
         items += [self._rest(place) for place in self.served
                   if len(self.found.runs(place)) == 1 and place not in drawn
                   and isinstance(self.dag[place[0]], (Part, Source))]
+
         def behind(lane: Lane) -> frozenset[str]:
             return frozenset(map(key, self.found.behind(lane)))
 

@@ -331,7 +331,8 @@ def _repeat(node: fx.Node, pick: Pick) -> Pushed | None:
     if dim not in pick:
         return Pushed({0: dict(pick)})
     inner = dict(pick) | {dim: tuple(i // repeats for i in pick[dim])}
-    return Pushed({0: inner}, {1: 1})
+    unsized = {"output_size": None} if "output_size" in node.kwargs else {}  # it was the whole's
+    return Pushed({0: inner}, {1: 1}, kwargs=unsized)
 
 
 def _is_tensor(value: Any) -> bool:

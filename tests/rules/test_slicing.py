@@ -200,7 +200,7 @@ REFUSED = {
     "rows of causal attention": (
         (aten.scaled_dot_product_attention.default, *(rand(2, 4, 3, 5) for _ in "qkv"),
          None, 0.0, True), {2: (1,)}),
-    "no box, two axes": ((aten.view.default, rand(12), [3, 4]), {0: (0, 1), 1: (0, 2)}),
+    "no box, two axes": ((aten.view.default, rand(2, 6), [3, 4]), {0: (1, 2), 1: (0,)}),
     "flattened matrix": ((aten.matmul.default, rand(3), rand(3, 4)), {0: (0,)}),
     "an operator without a rule": ((aten.sort.default, rand(2, 3)), {0: (0,)}),
     "no axis": ((aten.repeat_interleave.self_int, rand(2, 3), 2), {0: (0,)}),
@@ -211,16 +211,15 @@ REFUSED = {
 def test_a_rule_that_must_not_fire(case: str) -> None:
     (target, *args), pick = REFUSED[case]
     node = node_of(target, tuple(args))
-    assert case == "no box, two axes" or push(node, pick) is None
-    if (pushed := push(node, pick)) is not None:
-        assert torch.equal(rebuilt(node, pushed), picked(node.meta["val"], pick))
+    assert push(node, pick) is None
 
 
 def test_repeats_of_a_stated_length() -> None:
     """`output_size` speaks of the whole result."""
     node = node_of(aten.repeat_interleave.self_int, (rand(2, 3), 2, 1), {"output_size": 6})
     pushed = push(node, {1: (0, 5)})
-    assert pushed is None or torch.equal(
+    assert pushed is not None
+    assert torch.equal(
         rebuilt(node, pushed), picked(node.meta["val"], {1: (0, 5)}))
 
 
@@ -270,4 +269,4 @@ def test_the_last_index() -> None:
     x = torch.arange(6).reshape(2, 3)
     assert as_ranges((-1,)) == ((-1, None),) and as_ranges(()) == ()
     assert take(x, 1, as_ranges((-1,))).tolist() == [[2], [5]]
-    assert take(x, 1, ((0, 2),))._base is x
+    assert take(x, 1, ((0, 2),)).data_ptr() == x.data_ptr()
