@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 import transformers as tf
@@ -61,7 +61,7 @@ class Traced:
     parts: rw.Components
 
 
-@lru_cache(maxsize=None)
+@cache
 def traced(family: str, dtype: torch.dtype = torch.float32) -> Traced:
     """`tiny(family, dtype)`, traced once per process.  Leave its parameters as they are."""
     model = tiny(family, dtype)

@@ -55,7 +55,7 @@ def table(frame: pd.DataFrame, title: str = "") -> None:
 
 def ladder(frame: pd.DataFrame, title: str = "") -> None:
     """Print a table of hypotheses, with the columns that are compared."""
-    table(frame[["hypothesis", "explained", "low", "high", "aue", "ate"]], title)
+    table(frame.filter(["hypothesis", "explained", "low", "high", "aue", "ate"]), title)
 
 
 def say(text: str) -> None:

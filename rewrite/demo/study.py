@@ -82,7 +82,7 @@ def study(
     heads = direct.top(count, by="change")
     feeders = {}
     for port in ("q", "v"):
-        receivers = " | ".join(f"{head}.{port}" for head in heads)
+        receivers = " | ".join(f"{head}.{port} -> logits" for head in heads)
         with _timed(seconds, f"sweep into {port}"):
             found = sweep(parts, "a*.h*", receivers, **options,
                           progress=step(f"every head into the {port} of the chosen heads"))

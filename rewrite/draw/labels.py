@@ -9,7 +9,7 @@ from rewrite.draw.palette import NEUTRAL, NEUTRAL_LINE, Palette
 from rewrite.draw.sketch import Item, Sketch
 from rewrite.draw.text import FAINT, INK, NORMAL, SMALL, html, shorten
 
-MIXED = "#E4E4E4"
+MIXED = "#FFFFFF"
 ROW = 12  # cells in one row
 
 
@@ -27,11 +27,11 @@ def label(item: Item, palette: Palette | None) -> str:
         rows.append(_cells(item.cells, palette))
     inner = ('<table border="0" cellborder="0" cellspacing="1" cellpadding="2">'
              f"{''.join(rows)}</table>")
-    bars = "".join(f'<td width="7" bgcolor="{palette.color(run)}"></td>'
-                   for run in palette.ordered(item.runs)) if mixed and palette else ""
+    stripes = "".join(f'<td width="7" bgcolor="{palette.color(run)}"></td>'
+                      for run in palette.ordered(item.runs)) if mixed and palette else ""
     border = 3 if item.kind == "fold" else 1
     return (f'<<table border="{border}" cellborder="0" cellspacing="0" cellpadding="0" '
-            f'color="{line}" bgcolor="{fill}"><tr>{bars}<td>{inner}</td></tr></table>>')
+            f'color="{line}" bgcolor="{fill}"><tr>{stripes}<td>{inner}</td></tr></table>>')
 
 
 FILLS = {
@@ -65,11 +65,13 @@ def _cells(cells: Sequence[tuple[str, tuple[str, ...]]], palette: Palette | None
 def _cell(name: str, runs: tuple[str, ...], palette: Palette | None) -> str:
     if palette is None or not runs:
         return f'<td bgcolor="#FFFFFF">{html(name, SMALL)}</td>'
-    tints = [palette.tint(run) for run in palette.ordered(runs)]
-    fill = ":".join(tints) if len(tints) <= 2 else MIXED  # Graphviz shades from one to one
-    said = shorten(runs[0], 10) if len(runs) == 1 else "mixed"
-    return (f'<td port="{port(name)}" bgcolor="{fill}">{html(name, SMALL, bold=True)} '
-            f"{html(said, SMALL)}</td>")
+    inner, fill = html(name, SMALL, bold=True), MIXED
+    if len(runs) == 1:
+        inner, fill = f"{inner} {html(shorten(runs[0], 10), SMALL)}", palette.tint(runs[0])
+    else:  # no gradient: in SVG they are found by id, and a notebook has many pictures
+        squares = "".join(html("■", SMALL, palette.color(run)) for run in palette.ordered(runs))
+        inner = f"{squares} {inner} {html('mixed', SMALL)}"
+    return f'<td port="{port(name)}" bgcolor="{fill}">{inner}</td>'
 
 
 def port(name: str) -> str:

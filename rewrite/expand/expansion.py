@@ -155,7 +155,12 @@ def expand(
     vocabulary); what nobody reads is not computed.
     The work is linear in nodes times automaton states, never in the number of paths.
 
-    >>> # exp = expand(hypothesis); exp(clean=inputs_a, corrupt=inputs_b)
+    >>> exp = rw.expand(rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"}))
+    >>> exp.copies["a1.h3"], exp.copies["a1.h2"], exp.cost.calls
+    (2, 1, 11)
+    >>> a, b = torch.ones(2, 5, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)
+    >>> exp(clean={"input_ids": a}, corrupt={"input_ids": b}).logits.shape
+    torch.Size([2, 5, 97])
     """
     single = isinstance(hypothesis, Hypothesis)
     hypotheses = (hypothesis,) if single else tuple(hypothesis)

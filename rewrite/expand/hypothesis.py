@@ -19,7 +19,9 @@ class Hypothesis:
     of named runs.  A path set that no path of the model belongs to is a `PathError`, unless
     it is written as empty (`~(...)`); two sets that share a path are a `HypothesisError`.
 
-    >>> # Hypothesis(parts, {"clean": "a5.h3 -> logits"}, default="corrupt")
+    >>> hypothesis = rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"}, default="corrupt")
+    >>> hypothesis.count()
+    {'clean': 78, 'corrupt': 598}
     """
 
     parts: Components

@@ -23,7 +23,10 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     A hypothesis is about a component graph: give `parts`, or the model that the file names
     is traced.  Raises `FileError` for a file that `save` did not write.
 
-    >>> # hypothesis = load("hypothesis.toml", parts)
+    >>> rw.load("hypothesis.xlsx")
+    Traceback (most recent call last):
+    ...
+    rewrite.errors.FileError: 'hypothesis.xlsx' is none of .toml, .json, .pt2
     """
     path = Path(path)
     if path.suffix == ".pt2":
@@ -35,8 +38,7 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
         hypotheses = experiment.build(parts or trace(experiment.model).components())
         return hypotheses[0] if len(hypotheses) == 1 else hypotheses
     if path.suffix != ".json":
-        raise FileError(f"{path.name!r} is none of .toml (hypothesis), .json (result, sweep, "
-                        "pairs), .pt2 (exported module)")
+        raise FileError(f"{path.name!r} is none of .toml, .json, .pt2")
     data = read(path)
     kind = data.get("kind")
     if kind == "result":

@@ -25,7 +25,12 @@ def save(
     with (`rewrite test` needs them); pairs go to a JSON file beside it.  Raises `FileError`
     for other things, other suffixes, and folders that cannot be written.
 
-    >>> # save(hypothesis, "hypothesis.toml"); save(result, "result.json")
+    >>> import tempfile
+    >>> hypothesis = rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = rw.save(hypothesis, folder + "/hypothesis.toml")
+    ...     rw.load(file, parts).runs
+    {'clean': paths('a1.h3 -> logits')}
     """
     path = Path(path)
     things: list[Any] = list(thing) if isinstance(thing, (list, tuple)) else [thing]

@@ -48,7 +48,8 @@ class Components:
     direct edges between them (writer, reader with port), `notes` what could not be split and
     why.  Calling it runs `module`, in which every head is a call of its own.
 
-    >>> import rewrite as rw  # parts = rw.trace(model).components(); parts.names
+    >>> parts.names[:3], parts.edges[:2]
+    (('tokens', 'embed', 'a0.h0'), (('tokens', 'embed'), ('embed', 'a0.h0.q')))
     """
 
     graph: Graph

@@ -36,7 +36,9 @@ def flatten_sums(graph: Graph, sources: tuple[str, ...] | None = None) -> Graph:
     The order of addition changes, so results agree to rounding only.  The component graph
     keeps the nesting of the model (and its bits) and crosses it when paths are followed.
 
-    >>> block = torch.nn.Transformer  # see docs/rules.md for a drawn example
+    >>> flat = flatten_sums(parts.graph)
+    >>> len([n for n in flat.module.graph.nodes if n.target is total][-1].args)
+    6
     """
     module = copy_module(graph.module)
     names = sources or tuple(spec.name for spec in graph.inputs)

@@ -242,7 +242,8 @@ class Slicer:
         pieces = [u for r in readers for u in (r.users if r.target in SPLITS else [r]) if u in cone]
         slices = [as_slice(piece) for piece in pieces]
         read = {i for s in slices if s is not None and s[1] == dim for i in s[2]}
-        return all(s is not None and s[1] == dim for s in slices) and len(read) < shape(operand)[dim]
+        same_axis = all(s is not None and s[1] == dim for s in slices)
+        return same_axis and len(read) < shape(operand)[dim]
 
     def _cone(self, port: str) -> set[fx.Node]:
         if port not in self._cones:

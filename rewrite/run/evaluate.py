@@ -46,7 +46,9 @@ def evaluate(
     section 2), each with a paired bootstrap interval.  Raises `DataError` if the pairs lack
     a run of the hypotheses.
 
-    >>> # evaluate(Hypothesis(parts, {"clean": "a5.h3"}), pairs, "logit_diff").explained
+    >>> hypothesis = rw.Hypothesis(parts, {"clean": "..."}, name="everything")
+    >>> rw.evaluate(hypothesis, pairs, "kl_divergence").explained.value
+    1.0
     """
     single = isinstance(hypothesis, Hypothesis)
     hypotheses = [hypothesis] if single else list(hypothesis)

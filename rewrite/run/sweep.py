@@ -85,8 +85,13 @@ def sweep(
 
     Every path of the form `... -> sender -> (receivers) -> ...` reads the run `patch`
     (default: the run of `pairs` that is not the reference), all others the reference run.
-    `senders` is a name with globs (`a*.h*`, `m*`), `receivers` names joined by `|`.  A sender
-    from which no edge leads to a receiver is left out.  Raises `PathError` if none is left.
+    `senders` is a name with globs (`a*.h*`, `m*`), `receivers` names or patterns joined by
+    `|`: `a9.h9.q` lets the change go on by every way, `a9.h9.q -> logits` by one only, which
+    is far cheaper.  A sender from which no edge leads to a receiver is left out.  Raises
+    `PathError` if none is left.
+
+    >>> rw.sweep(parts, "a1.h*", "logits", pairs=pairs, metric="kl_divergence").grid().shape
+    (1, 4)
 
     All senders share one expansion (cut into pieces of `chunk`), so the forward passes of
     both runs are computed once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,9 @@ def _export(
     exported = program.module(check_guards=False)
     clean(exported.graph)
     if mutates(exported.graph):
-        exported = program.run_decompositions({}).module(check_guards=False)
+        with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
+            warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
+            exported = program.run_decompositions({}).module(check_guards=False)
         clean(exported.graph)
     if left := mutates(exported.graph):
         raise TraceError(f"{left[0].format_node()} writes into its operand")

@@ -21,8 +21,8 @@ class Picture:
                        e.attr["color"])
                       for e in graph.edges() for a, b in [e] if not a.startswith("axis")]
         self.same = [set(map(str, sub.nodes())) for sub in graph.subgraphs()
-                     if (sub.graph_attr["rank"] if "rank" in sub.graph_attr else "") == "same"]
-        self.raw_caption = graph.graph_attr["label"] if "label" in graph.graph_attr else ""
+                     if sub.graph_attr.get("rank") == "same"]
+        self.raw_caption = graph.graph_attr.get("label", "")
         self.caption = words(self.raw_caption)
         graph.close()
 

@@ -40,7 +40,7 @@ def test_svg_stands_alone_and_can_be_read(exp: rw.Expansion) -> None:
         assert text == svg(thing) == draw(thing)
         root = ElementTree.fromstring(text)
         assert root.tag.endswith("svg")
-        assert "href=" not in text and "@import" not in text
+        assert "href=" not in text and "url(#" not in text and "@import" not in text
         assert set(re.findall(r'font-family="([^"]*)"', text)) == {"Helvetica,Arial,sans-serif"}
         sizes = {float(size) for size in re.findall(r'font-size="([\d.]+)"', text)}
         assert min(sizes) >= 10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def draw(name: str, *shape: int) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
 
 
-@lru_cache(maxsize=None)
+@cache
 def weights(name: str, port: int) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of one port of one part."""
     return draw(f"{name}/{port}", WIDTH, WIDTH), draw(f"{name}/{port}/bias", WIDTH)
@@ -39,7 +39,7 @@ def compute(name: str, readings: Sequence[np.ndarray]) -> np.ndarray:
     return np.tanh(0.4 * mixed) + product
 
 
-@lru_cache(maxsize=None)
+@cache
 def given(name: str, run: str = "") -> np.ndarray:
     """The value of a source in a run, or of a constant."""
     return draw(f"given/{name}/{run}", WIDTH)

@@ -121,8 +121,10 @@ def moves(r: Random) -> tuple[Any, ...]:
     x = rand(2, 3, 4)
     return r.choice([
         (aten.transpose.int, x, *r.sample([0, 1, -1], 2)), (aten.t.default, rand(3, 4)),
-        (aten.permute.default, x, r.sample([0, 1, -1], 3)), (aten.unsqueeze.default, x, r.choice([0, 1, -1, 3])),
-        (aten.expand.default, rand(2, 1, 4), [2, 3, 4]), (aten.expand.default, rand(3, 1), [2, 3, 4]),
+        (aten.permute.default, x, r.sample([0, 1, -1], 3)),
+        (aten.unsqueeze.default, x, r.choice([0, 1, -1, 3])),
+        (aten.expand.default, rand(2, 1, 4), [2, 3, 4]),
+        (aten.expand.default, rand(3, 1), [2, 3, 4]),
         (aten.expand.default, rand(2, 1, 4), [5, -1, 6, -1]),
         (aten.slice.Tensor, x, r.choice([0, 1, -1]), 1, 3), (aten.slice.Tensor, x, 1, 0, 3, 2),
         (aten.cat.default, [x, rand(2, 3, 4)], r.choice([0, 1, -1])), (aten.cat.default, [x, x]),

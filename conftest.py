@@ -1,0 +1,39 @@
+"""For all tests and for the examples in docstrings.
+
+Tests use one thread per process: the models are tiny, and two processes share two cores.
+Examples find `rw`, `parts` (the component graph of a tiny random GPT-2) and `pairs`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import rewrite as rw
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _parts() -> rw.Components:
+    from tests.zoo import tiny
+
+    return rw.trace(tiny("gpt2")).components()
+
+
+@pytest.fixture(autouse=True)
+def _examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
+    """Names that the examples in docstrings use."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        return
+    doctest_namespace["rw"] = rw
+    source = request.node.dtest.docstring or ""
+    if "parts" in source:
+        doctest_namespace["parts"] = request.getfixturevalue("_parts")
+    if "pairs" in source:
+        from tests.zoo import tokens
+
+        doctest_namespace["pairs"] = rw.Pairs.from_tensors(
+            {"clean": {"input_ids": tokens(4, 6, 1)}, "corrupt": {"input_ids": tokens(4, 6, 2)}})
