@@ -60,7 +60,7 @@ def study(
     metric: Metric,
     *,
     count: int = 6,
-    sweep_examples: int = 32,
+    sweep_examples: int = 24,
     batch_size: int = 32,
     step: Step = lambda name: lambda done, total: None,
 ) -> Study:
@@ -139,7 +139,7 @@ def keep_right(
     return pairs.subset(right)
 
 
-def sample(pairs: Pairs, count: int, lengths: int = 4) -> Pairs:
+def sample(pairs: Pairs, count: int, lengths: int = 3) -> Pairs:
     """`count` random pairs of at most `lengths` different lengths, the same each time.
 
     Pairs of equal length run together, so few lengths make few batches.
