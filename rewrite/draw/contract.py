@@ -153,7 +153,7 @@ class Contraction:
                   if name not in known and self.runs((name, index)) == {base}} - drawn
         if base is None or first is each or not unseen:
             return each
-        lane = Lane(base, self.layers.position[each.place[0]])
+        lane = Lane(base, self.layers.position[each.place[0]], key(each.place))
         self._rests[lane] = frozenset(unseen)
         return replace(each, rest=lane)
 

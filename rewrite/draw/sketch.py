@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Lane:
-    """The plain forward of a run, of which the node at a position of the model is read."""
+    """The plain forward of a run, of which the node at a position of the model is read.
+
+    `by` is the mixed sum that reads only those of its terms that nothing takes the place of.
+    """
 
     run: str
     position: int
+    by: str = ""
 
 
 @dataclass(frozen=True)

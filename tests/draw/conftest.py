@@ -21,6 +21,12 @@ def post_norm() -> rw.Components:
 
 
 @pytest.fixture(scope="session")
+def sandwich() -> rw.Components:
+    """Norms on both sides of attention and MLP."""
+    return rw.trace(tiny("gemma3"), inputs={"input_ids": tokens(2, 7)}).components()
+
+
+@pytest.fixture(scope="session")
 def deep() -> rw.Components:
     torch.manual_seed(0)
     config = tf.GPT2Config(vocab_size=97, n_embd=96, n_layer=12, n_head=12, n_positions=64,

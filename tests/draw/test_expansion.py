@@ -63,6 +63,12 @@ def test_every_copy_is_in_one_box_and_no_box_is_dead(
         assert len(picture.labels) <= 40 and len(picture.edges) <= 60
 
 
+def test_plain_and_mixed_readings_of_one_sum_are_told_apart(sandwich: rw.Components) -> None:
+    pattern = "a0.h0 -> ... -> a1.h1.q | a0.h2 -> ... -> a1.h1.k"
+    exp = expansion(sandwich, {"clean": pattern})
+    Picture(dot_of_expansion(exp)).check_alive(outputs(exp))
+
+
 @pytest.mark.parametrize("name", DEEP)
 def test_a_drawn_sum_adds_up_to_the_value(deep: rw.Components, name: str) -> None:
     exp = expansion(deep, DEEP[name])

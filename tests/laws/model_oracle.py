@@ -119,7 +119,9 @@ PIECES: dict[str, Callable[[nn.Module], GPT2 | Llama]] = {
 
 
 @torch.no_grad()
-def treeified(family: str, model: nn.Module, inputs: Mapping[str, Tensor], choose: Chooser) -> Tensor:
+def treeified(
+    family: str, model: nn.Module, inputs: Mapping[str, Tensor], choose: Chooser
+) -> Tensor:
     """Logits if each path reads the tokens of the run that `choose` gives it."""
     pieces = PIECES[family](model)
     length = next(iter(inputs.values())).shape[1]

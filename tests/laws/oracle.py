@@ -15,6 +15,7 @@ from rewrite.ir.dag import Constant, Dag, Join, Part, Source
 
 Word = tuple[str, ...]  # the symbols of a path, or of its end, towards the output
 Chooser = Callable[[Word], str]  # which run a whole path reads
+Assignment = frozenset[tuple[Word, str]]  # runs of the paths up to a node
 WIDTH = 3
 
 
@@ -110,7 +111,7 @@ class Tree:
         """All paths from a source to an output."""
         return {word for name in self.dag.outputs for word in self.behind(name)}
 
-    def assignments(self, choosers: Sequence[Chooser]) -> dict[str, set[frozenset[tuple[Word, str]]]]:
+    def assignments(self, choosers: Sequence[Chooser]) -> dict[str, set[Assignment]]:
         """For every node, the distinct ways in which runs are assigned to the paths behind it."""
         return {
             name: {

@@ -136,22 +136,27 @@ def test_node_patching(family: str, dtype: torch.dtype, bound: float) -> None:
 # The direct effect of a head on the logits.
 
 
+def read_by(module: nn.Module, model: nn.Module, ids: Tensor) -> Tensor:
+    """The input of one module in a plain forward."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=ids)
+    handle.remove()
+    return seen[0]
+
+
 def contribution(family: str, model: nn.Module, layer: int, head: int, ids: Tensor) -> Tensor:
     """What one head adds to the stream: its slice of the output projection's input and weight."""
-    seen: list[Tensor] = []
     if family == "gpt2":
         projection = model.transformer.h[layer].attn.c_proj
         weight = projection.weight
     else:
         projection = model.model.layers[layer].self_attn.o_proj
         weight = projection.weight.T
-    handle = projection.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    with torch.no_grad():
-        model(input_ids=ids)
-    handle.remove()
     size = weight.shape[0] // 4
     part = slice(head * size, (head + 1) * size)
-    return (seen[0][..., part] @ weight[part]).detach()
+    return (read_by(projection, model, ids)[..., part] @ weight[part]).detach()
 
 
 @families
@@ -160,15 +165,11 @@ def test_the_direct_path_of_a_head(family: str, dtype: torch.dtype, bound: float
     at = traced(family, dtype)
     norm = sites(family, at.model)[1]["logits"]
     for layer, head in [(0, 1), (1, 2), (1, 3)]:
-        seen: list[Tensor] = []
-        handle = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-        with torch.no_grad():
-            at.model(input_ids=B)
-        handle.remove()
+        stream = read_by(norm, at.model, B)
         clean = contribution(family, at.model, layer, head, A)
         corrupt = contribution(family, at.model, layer, head, B)
         with torch.no_grad():
-            by_hand = at.model.lm_head(norm(seen[0] - corrupt + clean))
+            by_hand = at.model.lm_head(norm(stream - corrupt + clean))
         found = expanded(at.parts, f"a{layer}.h{head} -> logits")
         assert error(found, by_hand) <= bound
         assert error(found, at.model(input_ids=B).logits) > 1e-3
