@@ -59,6 +59,7 @@ def draw(
     what: Annotated[str, typer.Argument(help="A model, or a hypothesis file (.toml).")],
     out: Annotated[Path, typer.Option("--out", "-o")] = Path("graph.svg"),
     ops: Annotated[bool, typer.Option(help="Draw the op graph, not the components.")] = False,
+    number: Annotated[int, typer.Option(help="Which hypothesis of the file.")] = 1,
 ) -> None:
     """Draw a model's components, its op graph, or an expanded hypothesis (.svg .png .pdf .dot)."""
     with show.errors():
@@ -66,8 +67,11 @@ def draw(
             experiment = read_experiment(what)
             if experiment.model is None:
                 raise FileError(f"{what} does not name its model, so it cannot be traced")
+            if not 1 <= number <= len(experiment.hypotheses):
+                raise FileError(f"{what} holds {len(experiment.hypotheses)} hypotheses, there is "
+                                f"no number {number}")
             hypotheses = experiment.build(_trace(experiment.model).components())
-            thing = expand(hypotheses[0])
+            thing = expand(hypotheses[number - 1])
         else:
             graph = _trace(what)
             thing = graph if ops else graph.components()

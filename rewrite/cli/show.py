@@ -54,8 +54,13 @@ def table(frame: pd.DataFrame, title: str = "") -> None:
 
 
 def ladder(frame: pd.DataFrame, title: str = "") -> None:
-    """Print a table of hypotheses, with the columns that are compared."""
-    table(frame.filter(["hypothesis", "explained", "low", "high", "aue", "ate"]), title)
+    """Print a table of hypotheses, narrow enough for a terminal of 80 columns."""
+    rows = frame.to_dict("records")
+    table(pd.DataFrame({
+        "hypothesis": [row["hypothesis"] for row in rows],
+        "explained": [f"{r['explained']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in rows],
+        "AUE": [row["aue"] for row in rows],
+    }), title)
 
 
 def say(text: str) -> None:

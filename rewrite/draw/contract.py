@@ -128,7 +128,7 @@ class Contraction:
             like, writes, base = key(near.place), recent[near], self._base[key(near.place)]
         elif run is not None:
             like, writes, base = (
-                Lane(run, self.layers.position[place[0]]), lanes[run], run)
+                Lane(run, self.layers.position[place[0]], key(place)), lanes[run], run)
             self._rests[like] = frozenset(alone) - frozenset(writes)
         else:
             writes, base = alone, None

@@ -74,11 +74,16 @@ def test_trace_and_draw(folder: Path, study: Path, tmp_path: Path) -> None:
     assert "bit for bit" in result.output and "8 heads" in result.output
     assert (tmp_path / "m.pt2").stat().st_size > 0
     for words in (("draw", str(folder)), ("draw", str(folder), "--ops"),
-                  ("draw", str(study / "hypothesis.toml"))):
+                  ("draw", str(study / "hypothesis.toml"), "--number", "4")):
         out = tmp_path / "x.svg"
         result = run(*words, "--out", str(out))
         assert result.exit_code == 0, result.output
         assert "<svg" in out.read_text()
+
+
+def test_a_number_that_the_file_does_not_hold(study: Path) -> None:
+    result = run("draw", str(study / "hypothesis.toml"), "--number", "10")
+    assert result.exit_code == 1 and "holds 9 hypotheses" in result.output
 
 
 @pytest.mark.parametrize(("words", "says"), [

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import rewrite as rw
+from rewrite.parts.assemble import Assembler
 from tests.zoo import FAMILIES, error, logits, tokens, traced
 
 A, B = {"input_ids": tokens(2, 5)}, {"input_ids": tokens(2, 5, 2)}
@@ -41,6 +42,17 @@ def test_every_call_goes_to_its_own_body(family: str) -> None:
             assert node.target == name or str(node.target).rpartition("_")[0] == name
             body = exp.module.get_submodule(str(node.target))
             assert len(body.graph.find_nodes(op="placeholder")) == len(node.args)
+
+
+def test_a_body_that_was_dropped_is_not_taken_for_another() -> None:
+    """Each bias is a body of its own that nothing but the module keeps alive."""
+    at = traced("gpt2")
+    build = Assembler(at.parts, ("",))
+    names = ["a0.bias", "a1.bias"] * 20
+    made = [build.constant(name) for name in names]
+    for name, node in zip(names, made, strict=True):
+        wanted = at.model.transformer.h[int(name[1])].attn.c_proj.bias
+        assert torch.equal(build.root[str(node.target)](), wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
