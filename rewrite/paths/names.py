@@ -77,7 +77,18 @@ def _regex(part: str) -> str:
 def matches(atom: str, spellings: Iterable[str]) -> bool:
     """Whether the atom names a symbol that has these spellings.
 
+    The first is the symbol itself.  An atom whose first segment is a pattern means short
+    names: `m*` is every MLP, and not every part of a model whose module paths begin with
+    `model`.
+
     >>> matches("a5.kv1", ("a5.h3.k", "a5.kv1.k"))
     True
+    >>> matches("m*", ("a5.h3.k", "model.layers.5.self_attn.h3.k"))
+    False
     """
-    return any(map(compiled(atom).match, spellings))
+    symbol, *further = spellings
+    head, _, _ = atom.partition(".")
+    if not head.isidentifier():
+        own = symbol.partition(".")[0]
+        further = [spelling for spelling in further if spelling.partition(".")[0] == own]
+    return any(map(compiled(atom).match, (symbol, *further)))

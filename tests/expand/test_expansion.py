@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,8 +50,9 @@ def test_a_body_that_was_dropped_is_not_taken_for_another() -> None:
     """Each bias is a body of its own that nothing but the module keeps alive."""
     at = traced("gpt2")
     build = Assembler(at.parts, ("",))
-    names = ["a0.bias", "a1.bias"] * 20
-    made = [build.constant(name) for name in names]
+    names = ["a0", "a1"] * 20
+    bodies = {name: at.parts.bias(name) for name in names}
+    made = [build._call(replace(bodies[name]), f"{name}.bias", ()) for name in names]
     for name, node in zip(names, made, strict=True):
         wanted = at.model.transformer.h[int(name[1])].attn.c_proj.bias
         assert torch.equal(build.root[str(node.target)](), wanted)
