@@ -88,12 +88,21 @@ def folder(name: str, progress: Callable[[str], None] = lambda message: None) ->
     try:
         partial.mkdir(parents=True, exist_ok=True)
         _convert(file, partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        _put(partial, target)
     except OSError as error:
         raise FileError(f"the converted model cannot be written to {target}: {error}; set "
                         "XDG_CACHE_HOME to a folder that can be written") from error
     return target
+
+
+def _put(made: Path, target: Path) -> None:
+    """Move a finished folder into place, unless another process has just done so."""
+    try:
+        made.rename(target)
+    except OSError:
+        if not (target / "config.json").is_file():
+            raise
+        shutil.rmtree(made)
 
 
 def _convert(file: Path, target: Path) -> None:

@@ -66,6 +66,15 @@ def test_a_cache_that_cannot_be_written(
         packaged.folder("smollm2-135m")
 
 
+def test_two_processes_may_convert_at_once(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+        packaged._put(tmp_path / name, tmp_path / "target")
+    assert (tmp_path / "target" / "config.json").read_text() == "first"
+    assert not (tmp_path / "second").exists()
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> rw.Graph:
     assert packaged.installed("smollm2-135m"), "make setup installs the package of the model"
