@@ -43,6 +43,15 @@ def find_cores(flow: Flow) -> list[Core]:
     return cores
 
 
+def unread(flow: Flow, cores: list[Core]) -> list[fx.Node]:
+    """Nodes that attend and are no core that could be read: heads folded into the batch, say."""
+    known = {core.result for core in cores}
+    nodes = [node for node in flow.graph.nodes if flow.flows(node)]
+    fused = [node for node in nodes if node.target is FUSED and node not in known]
+    products = [_around(flow, node) for node in nodes if node.target in SOFTMAX]
+    return fused + [found[1] for found in products if found and found[1] not in known]
+
+
 def _fused(node: fx.Node) -> Core | None:
     sizes = shape(node)
     if len(sizes) != 4 or not isinstance(sizes[1], int):
@@ -54,15 +63,22 @@ def _open(flow: Flow, node: fx.Node) -> Core | None:
     """softmax whose scores come from a product of two flowing operands and feed a product."""
     if node.target not in SOFTMAX or len(shape(node)) != 4 or not isinstance(shape(node)[1], int):
         return None
-    scores = _first(node, lambda n: flow.operands(n)[:1], lambda n: _product(flow, n))
-    result = _first(node, lambda n: list(n.users), lambda n: _product(flow, n))
-    if scores is None or result is None:
+    found = _around(flow, node)
+    if found is None:
         return None
+    scores, result = found
     pattern = next((i for i in (0, 1) if flow.is_before(node, args(result)[i])
                     or args(result)[i] is node), None)
     if pattern != 0:
         return None
     return Core(result, {(scores, 0): "q", (scores, 1): "k", (result, 1): "v"}, shape(node)[1])
+
+
+def _around(flow: Flow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The products of two flowing values in front of and behind a softmax."""
+    scores = _first(node, lambda n: flow.operands(n)[:1], lambda n: _product(flow, n))
+    result = _first(node, lambda n: list(n.users), lambda n: _product(flow, n))
+    return None if scores is None or result is None else (scores, result)
 
 
 def _product(flow: Flow, node: fx.Node) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float
-from rewrite.parts.attention import find_cores
+from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.flatten_sums import residual_sums
 from rewrite.rules.split_heads import Attention, find_layer
 
@@ -69,7 +69,10 @@ def cut(flow: Flow) -> Cut:
 
 def _layers(flow: Flow) -> tuple[list[Attention], list[str]]:
     layers, notes = [], []
-    for core in find_cores(flow):
+    cores = find_cores(flow)
+    for node in unread(flow, cores):
+        notes.append(f"heads not split: {node.name} attends, but its heads are no axis of its own")
+    for core in cores:
         layer, reason = find_layer(flow, core.result, core.ports, core.heads)
         if layer is None:
             notes.append(f"heads not split: {reason}")

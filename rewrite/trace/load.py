@@ -41,8 +41,11 @@ def _load_pretrained(name: str, dtype: torch.dtype) -> nn.Module:
 
     try:
         config = transformers.AutoConfig.from_pretrained(name)
-        listed = getattr(config, "architectures", None) or [None]
-        kind = getattr(transformers, str(listed[0]), transformers.AutoModel)
+        listed = getattr(config, "architectures", None) or ["AutoModel"]
+        kind = getattr(transformers, listed[0], None)
+        if kind is None:
+            raise TraceError(f"{name!r} is a {listed[0]}, which this version of transformers does "
+                             "not have; load the model yourself and pass the object")
         return kind.from_pretrained(name, dtype=dtype).eval()
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
