@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +83,7 @@ class Graph:
     name: str = "graph"
     certificate: Certificate | None = None
     origin: str | None = None  # the name or folder that it was traced from
+    guards: tuple[str, ...] = ()  # conditions on shapes: "input_ids.shape[1] <= 2048"
 
     def __call__(self, **inputs: Tensor) -> Any:
         return self.outputs(self.flat(**inputs))
@@ -103,6 +105,10 @@ class Graph:
         sizes: dict[str, int] = {}
         for spec in self.inputs:
             _check_one(spec, inputs[spec.name], sizes, where)
+        if guard := unmet(self.guards, inputs):
+            shapes = ", ".join(f"{n} {list(inputs[n].shape)}" for n in names)
+            raise InputError(f"{where} was traced for inputs with {guard}, found {shapes}; trace "
+                             "the model again with inputs of these sizes")
         return sizes
 
     @property
@@ -169,6 +175,16 @@ class Graph:
         from rewrite.draw import svg
 
         return svg(self)
+
+
+def unmet(guards: tuple[str, ...], inputs: Mapping[str, Tensor]) -> str | None:
+    """The first condition on shapes that `inputs` violate.
+
+    >>> unmet(("x.shape[1] > 1",), {"x": torch.ones(2, 1)})
+    'x.shape[1] > 1'
+    """
+    scope = {"__builtins__": {"max": max, "min": min, "abs": abs, "int": int}, "math": math}
+    return next((guard for guard in guards if not eval(guard, scope, dict(inputs))), None)
 
 
 def _check_one(spec: InputSpec, value: Tensor, sizes: dict[str, int], where: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +15,10 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from rewrite.errors import TraceError
-from rewrite.ir.graph import InputSpec, OutputSpec
+from rewrite.ir.graph import InputSpec, unmet
 from rewrite.trace.cleanup import clean, mutates
-from rewrite.trace.examples import dynamic_axes
+from rewrite.trace.flat import Flat
+from rewrite.trace.ladder import LADDER, Change, Rung
 
 
 @dataclass(frozen=True)
@@ -26,107 +30,95 @@ class Capture:
     axes: dict[str, tuple[int, ...]]
     method: str
     notes: tuple[str, ...]
+    guards: tuple[str, ...]  # conditions on the shapes of the inputs, as Python expressions
+
+    def holds(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether the trace claims to be right at the sizes of `inputs`."""
+        return unmet(self.guards, inputs) is None
 
 
-class Flat(nn.Module):
-    """The model as a function of tensors in a fixed order to a tuple of tensors."""
+def capture(flat: Flat, inputs: Mapping[str, Tensor], failures: list[str]) -> Iterator[Capture]:
+    """What each rung of the ladder makes of `flat`, best first; raises when none is left.
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...], outputs: OutputSpec | None):
-        super().__init__()
-        self.model = model
-        self.names = names
-        self.outputs = outputs
-
-    def call(self, *tensors: Tensor) -> Any:
-        """The model's own return value."""
-        config = getattr(self.model, "config", None)
-        options: dict[str, Any] = {}
-        if config is not None and hasattr(self.model, "get_input_embeddings"):
-            options["return_dict"] = True
-            if hasattr(config, "use_cache"):
-                options["use_cache"] = False
-        return self.model(**dict(zip(self.names, tensors, strict=True)), **options)
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        assert self.outputs is not None
-        found = named_outputs(self.call(*tensors))
-        return tuple(found[name] for name in self.outputs.names)
-
-
-def output_spec(value: Any) -> OutputSpec:
-    """How to rebuild `value` from its tensors; raises `TraceError` for what is no tensor."""
-    names = tuple(named_outputs(value))
-    if isinstance(value, Tensor):
-        return OutputSpec(names, lambda found: found["output"])
-    if isinstance(value, (tuple, list)):
-        return OutputSpec(names, lambda found: type(value)(found.values()))
-    kind = type(value)
-    return OutputSpec(names, lambda found: kind(**found))
-
-
-def named_outputs(value: Any) -> dict[str, Tensor]:
-    """The tensors of a model's return value by name."""
-    if isinstance(value, Tensor):
-        return {"output": value}
-    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-        value = {f"output{index}": item for index, item in enumerate(value)}
-    if not isinstance(value, Mapping):
-        raise TraceError(f"unsupported output of type {type(value).__name__}: a model must "
-                         "return a tensor, a tuple of tensors, or a dict of tensors")
-    found = {name: item for name, item in value.items() if item is not None}
-    for name, item in found.items():
-        if not isinstance(item, Tensor):
-            raise TraceError(f"unsupported output {name!r} of type {type(item).__name__}: only "
-                             "tensors can be outputs of a graph; wrap the model in a module "
-                             "that returns the tensors that you need")
-    if not found:
-        raise TraceError("the model returns nothing: its output holds no tensor")
-    return {str(name): item for name, item in found.items()}
-
-
-def capture(flat: Flat, inputs: Mapping[str, Tensor]) -> Capture:
-    """Export `flat` with the first method that works; each failure is kept for the report."""
-    failures: list[str] = []
-    for method, length in (
-        ("torch.export, batch and length dynamic", True),
-        ("torch.export, batch dynamic, length fixed", False),
-    ):
-        axes = {name: dynamic_axes(value, length) for name, value in inputs.items()}
-        if not length and axes == {n: dynamic_axes(v, True) for n, v in inputs.items()}:
+    `failures` collects why rungs did not work, so that nothing is tried silently.
+    """
+    for rung in LADDER:
+        axes = rung.axes(inputs)
+        if not rung.length and axes == LADDER[0].axes(inputs):
             continue  # nothing to fix: the inputs have no length
-        try:
-            module = _export(flat, inputs, axes)
-        except Exception as error:  # each method's failure is reported, none is swallowed
-            failures.append(f"{method}: {_reason(error)}")
-            continue
-        specs = _input_specs(module, inputs)
-        notes = tuple(f"tried before: {failure}" for failure in failures)
-        return Capture(module, specs, axes, method, notes)
-    tried = "\n  ".join(failures)
-    raise TraceError(f"{type(flat.model).__name__} cannot be traced:\n  {tried}\n"
-                     "Look for control flow that depends on tensor values, or trace the "
+        with rung.setting(flat.model) as change:
+            if change is None:
+                continue
+            try:
+                made = _export(flat, inputs, axes, rung)
+            except Exception as error:  # each failure is reported, none is swallowed
+                failures.append(f"{rung.name}: {_reason(error)}")
+                continue
+        yield replace(made, notes=change.notes, guards=made.guards + _limits(change, made))
+    raise TraceError(f"{type(flat.model).__name__} cannot be traced:\n  " + "\n  ".join(failures)
+                     + "\nLook for control flow that depends on tensor values, or trace the "
                      "submodule that you need")
 
 
+def _limits(change: Change, made: Capture) -> tuple[str, ...]:
+    if change.limit is None:
+        return ()
+    return tuple(f"{name}.shape[1] <= {change.limit}" for name, axes in made.axes.items()
+                 if 1 in axes)
+
+
 def _export(
-    flat: Flat, inputs: Mapping[str, Tensor], axes: Mapping[str, tuple[int, ...]]
-) -> fx.GraphModule:
-    shapes = tuple(dict.fromkeys(axes[name], Dim.DYNAMIC) for name in flat.names)
-    with torch.no_grad():
+    flat: Flat, inputs: Mapping[str, Tensor], axes: Mapping[str, tuple[int, ...]], rung: Rung
+) -> Capture:
+    dim = Dim.AUTO if rung.automatic else Dim.DYNAMIC
+    shapes = tuple(dict.fromkeys(axes[name], dim) for name in flat.names)
+    with torch.no_grad(), _quiet():
         program = torch.export.export(
             flat, tuple(inputs[name] for name in flat.names), strict=False,
             dynamic_shapes={"tensors": shapes},
         )
-    exported = program.module(check_guards=False)
-    clean(exported.graph)
-    if mutates(exported.graph):
-        with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
-            warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
-            exported = program.run_decompositions({}).module(check_guards=False)
+        guards = _readable(getattr(program, "_guards_code", ()) or (), flat.names)
+        exported = program.module(check_guards=False)
         clean(exported.graph)
+        if mutates(exported.graph):
+            with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
+                warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
+                exported = program.run_decompositions({}).module(check_guards=False)
+            clean(exported.graph)
     if left := mutates(exported.graph):
         raise TraceError(f"{left[0].format_node()} writes into its operand")
-    return _plain(exported, flat)
+    module = _plain(exported, flat)
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            sizes = node.meta["val"].shape
+            fixed = [axis for axis in axes[node.target] if isinstance(sizes[axis], int)]
+            if fixed:
+                raise TraceError(f"axis {fixed[0]} of {node.target} turned out to be fixed at "
+                                 f"{sizes[fixed[0]]}")
+    return Capture(module, _input_specs(module, inputs), dict(axes), rung.name, (), guards)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the graphs that torch logs when an export fails: the reason is in the error."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _readable(guards: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Conditions under which the trace holds, in terms of the inputs' shapes."""
+    def named(match: re.Match[str]) -> str:
+        return f"{names[int(match[1])]}.shape[{match[2]}]"
+
+    return tuple(
+        re.sub(r"L\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]", named, guard)
+        for guard in guards
+    )
 
 
 def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
