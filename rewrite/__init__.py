@@ -20,6 +20,7 @@ from rewrite.measure import (
 )
 from rewrite.parts import Components
 from rewrite.paths import PathSet, count_paths, paths
+from rewrite.report import Structure, structure
 from rewrite.run import Sweep, evaluate, sweep
 from rewrite.trace import trace
 
@@ -32,6 +33,7 @@ __all__ = [
     "Pairs",
     "PathSet",
     "Result",
+    "Structure",
     "Sweep",
     "count_paths",
     "custom",
@@ -45,6 +47,7 @@ __all__ = [
     "metric",
     "paths",
     "save",
+    "structure",
     "sweep",
     "trace",
 ]

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rewrite.cli import show
+from rewrite.cli.sized import trace_sized
 from rewrite.draw import draw as draw_to
 from rewrite.errors import FileError
 from rewrite.expand import expand
 from rewrite.files import read_experiment, save
 from rewrite.ir.graph import Graph
 from rewrite.measure import draw_ladder, ladder_table
+from rewrite.report import structure
 from rewrite.run import evaluate
 from rewrite.run import sweep as sweep_over
 from rewrite.trace import trace as trace_model
@@ -23,7 +26,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Path patching for any PyTorch model.")
 
 Model = Annotated[str, typer.Argument(
-    help="A folder in Hugging Face format, a .gguf file, a hub name, or smollm2-135m.")]
+    help="A folder in Hugging Face format, a .gguf file, a hub name, smollm2-135m, or the "
+         "config.json of a model whose weights are not needed.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="File or folder to write.")]
 
 
@@ -34,24 +38,27 @@ def main() -> None:
 
 
 @app.command()
-def trace(model: Model, out: Out = None, parts: bool = True) -> None:
-    """Trace a model, print its certificate and its components; --out FILE.pt2 exports it."""
+def trace(
+    model: Model,
+    out: Out = None,
+    parts: Annotated[bool, typer.Option(help="Cut it into components.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    length: Annotated[int | None, typer.Option(
+        min=1, help="Trace with sequences of this length, which some models keep.")] = None,
+    batch: Annotated[int | None, typer.Option(
+        min=1, help="Trace with this many rows.")] = None,
+) -> None:
+    """Trace a model and print its structure report; --out FILE.pt2 exports it."""
     with show.errors():
-        graph = _trace(model)
-        show.say(f"{graph.name}: {len(graph.nodes)} nodes")
-        show.say(f"certificate: {graph.certificate}")
-        for spec in graph.inputs:
-            show.say(f"input {spec.describe()}")
-        show.say(f"outputs: {', '.join(graph.outputs.names)}")
-        if parts:
-            found = graph.components()
-            show.say(f"components: {len(found.names)} parts, {len(found.heads)} heads, "
-                     f"{len(found.edges)} direct edges")
-            show.say(_names(found.names))
-            for note in found.notes:
-                show.say(f"not split: {note}")
+        on = show.beside if as_json else show.console
+        graph = _trace(model, length, batch, on)
+        report = structure(graph, parts=parts)
+        if as_json:
+            typer.echo(report.to_json())
+        else:
+            show.structure(report)
         if out is not None:
-            show.say(f"wrote {save(graph, out)}")
+            show.say(f"wrote {save(graph, out)}", on)
 
 
 @app.command()
@@ -142,17 +149,14 @@ def demo(
     show.say(f"open {report}")
 
 
-def _trace(model: str) -> Graph:
-    with show.steps() as step:
+def _trace(
+    model: str, length: int | None = None, batch: int | None = None, on: Console = show.console
+) -> Graph:
+    with show.steps(on) as step:
         done = step(f"tracing {model}")
-        graph = trace_model(model)
+        if length is None and batch is None:
+            graph = trace_model(model)
+        else:
+            graph = trace_sized(model, length, batch)
         done(1, 1)
     return graph
-
-
-def _names(names: tuple[str, ...]) -> str:
-    shown = names if len(names) <= 40 else (*names[:24], f"... {len(names) - 32} more ...",
-                                            *names[-8:])
-    return "  " + " ".join(shown)
-
-

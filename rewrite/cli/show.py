@@ -12,8 +12,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from rewrite.errors import RewriteError
+from rewrite.report import Structure
 
 console = Console()
+beside = Console(stderr=True)  # what is said while the output itself is for a program
 
 Report = Callable[[int, int], None]
 
@@ -24,16 +26,16 @@ def errors() -> Iterator[None]:
     try:
         yield
     except RewriteError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        beside.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
         sys.exit(1)
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str], Report]]:
+def steps(on: Console = console) -> Iterator[Callable[[str], Report]]:
     """A function that starts a progress bar and returns what to call with (done, all)."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
                TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=on) as bars:
 
         def step(name: str) -> Report:
             task = bars.add_task(name, total=1)
@@ -63,9 +65,28 @@ def ladder(frame: pd.DataFrame, title: str = "") -> None:
     }), title)
 
 
-def say(text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def structure(report: Structure) -> None:
+    """Print a structure report: as text, or on a terminal with its labels set off."""
+    if not console.is_terminal:
+        say(str(report))
+        return
+    origin = "" if report.origin is None else f"  [dim]{_escape(report.origin)}[/]"
+    console.print(f"[bold]{_escape(report.name)}[/]{origin}", highlight=False)
+    grid, before = Table.grid(padding=(0, 2)), ""
+    for label, text in report.rows():
+        color = NOTABLE.get(label, "cyan")
+        grid.add_row(f"  [{color}]{'' if label == before else label}[/]", _escape(text))
+        before = label
+    console.print(grid, highlight=False)
+
+
+NOTABLE = {"fixed": "yellow", "not split": "yellow", "slower": "yellow", "tried before": "yellow",
+           "parity": "green"}
+
+
+def say(text: str, on: Console = console) -> None:
+    """Print a text as it is."""
+    on.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _escape(text: str) -> str:

@@ -12,6 +12,7 @@ from rewrite.ir.dag import Constant, Join, Node, Part, Source
 from rewrite.ir.ops import as_ranges, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
+from rewrite.parts.names import head_of
 from rewrite.rules.push_down_slice import Body
 
 Place = tuple[str, int]  # a node and which copy of it
@@ -215,10 +216,10 @@ def _read_in_full(
     parts: Components, node: Part, reads: list[Place], columns: tuple[int, ...] | None
 ) -> list[Place]:
     """What a part reads at all positions if only its last one is needed."""
-    layer, _, head = node.name.rpartition(".h")
     if node.name in parts.components:
         return [] if parts.last_row(node.name, columns=columns) else reads
-    if parts.last_row(layer, (int(head),)) is None:
+    layer, head = head_of(node.name) or (node.name, 0)
+    if parts.last_row(layer, (head,)) is None:
         return reads
     return [read for port, read in zip(node.ports, reads, strict=True)
             if port.symbol.endswith((".k", ".v"))]

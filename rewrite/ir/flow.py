@@ -25,13 +25,25 @@ CONTRACTIONS: dict[Any, tuple[int, int, int | None]] = {
     aten.mm.default: (0, 1, None),
     aten.matmul.default: (0, 1, None),
 }
+# Products of two operands that may both flow: experts chosen per token have gathered weights.
+PAIRED: dict[Any, tuple[int, int]] = {
+    aten.bmm.default: (0, 1), aten.matmul.default: (0, 1), aten.baddbmm.default: (1, 2),
+}
+CHOICES = {aten.index.Tensor, aten.index_select.default}
+MOVES = {
+    aten.transpose.int, aten.permute.default, aten.unsqueeze.default, aten.to.dtype,
+    aten.contiguous.default, aten.view.default, aten.reshape.default, aten.expand.default,
+}
 
 
 def shape(node: fx.Node) -> tuple[Any, ...]:
-    """Sizes of a tensor node: integers, or sympy expressions for sizes that vary."""
-    return tuple(
-        size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape
-    )
+    """Sizes of a tensor node: integers, or sympy expressions for sizes that vary.
+
+    Of a node with several results (a sort), those of the first.
+    """
+    value = node.meta["val"]
+    value = value[0] if isinstance(value, (tuple, list)) else value
+    return tuple(size if isinstance(size, int) else size.node.expr for size in value.shape)
 
 
 def args(node: fx.Node) -> tuple[Any, ...]:
@@ -91,9 +103,25 @@ class Flow:
         if node.target in CONTRACTIONS:
             data, weight, _ = CONTRACTIONS[node.target]
             operands = (args(node)[data], args(node)[weight])
-            return self.flows(operands[0]) and self.from_weights(operands[1])
-        convolves = "conv" in str(node.target)
-        return convolves and any(self.from_weights(o) for o in node.all_input_nodes)
+            if self.flows(operands[0]) and self.from_weights(operands[1]):
+                return True
+        if node.target in PAIRED:
+            return any(self.chosen(args(node)[i]) for i in PAIRED[node.target])
+        mixes = "conv" in str(node.target) or "grouped_mm" in str(node.target)
+        return mixes and any(self.from_weights(o) for o in node.all_input_nodes)
+
+    def chosen(self, node: fx.Node) -> bool:
+        """Whether a flowing node is a weight that the input only chooses: one of the experts'."""
+        for _ in range(8):
+            if node.op != "call_function" or not node.all_input_nodes:
+                return False
+            first = node.all_input_nodes[0]
+            if node.target in CHOICES:
+                return self.from_weights(first) and len(shape(first)) >= 3
+            if node.target not in MOVES:
+                return False
+            node = first
+        return False
 
     @cached_property
     def before(self) -> dict[fx.Node, int]:

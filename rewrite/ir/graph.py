@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,21 +49,26 @@ class OutputSpec:
 class Certificate:
     """Measured agreement of a graph with the eager model, on shapes it was not traced with.
 
-    `difference` is the largest absolute difference over all outputs and `shapes`;
-    0.0 means bit for bit.
+    `difference` is the largest absolute difference over all outputs and `shapes`, `scale` the
+    largest output; a difference of 0.0 means bit for bit.  Both are None if the graph was
+    traced without weights: then its outputs only have the shapes and types of the model's.
     """
 
-    difference: float
-    scale: float
+    difference: float | None
+    scale: float | None
     shapes: tuple[str, ...]
     method: str
     seconds: float
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        how = "bit for bit" if self.difference == 0 else f"to {self.difference:.1e}"
-        text = f"equals the model {how} on {', '.join(self.shapes)}; {self.method}"
-        return "; ".join((text, *self.notes))
+        where = ", ".join(self.shapes)
+        if self.difference is None:
+            text = f"parity not measured, there are no weights (shapes agree on {where})"
+        else:
+            how = "bit for bit" if self.difference == 0 else f"to {self.difference:.1e}"
+            text = f"equals the model {how} on {where}"
+        return "; ".join((text, self.method, *self.notes))
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Graph:
     certificate: Certificate | None = None
     origin: str | None = None  # the name or folder that it was traced from
     guards: tuple[str, ...] = ()  # conditions on shapes: "input_ids.shape[1] <= 2048"
+    weightless: bool = False  # its parameters are on the meta device: `with_weights` gives values
 
     def __call__(self, **inputs: Tensor) -> Any:
         return self.outputs(self.flat(**inputs))
@@ -91,12 +98,38 @@ class Graph:
     def flat(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """The output tensors, in the order of `outputs.names`."""
         self.check(inputs)
-        return self.module(*(inputs[spec.name] for spec in self.inputs))
+        try:
+            return self.module(*(inputs[spec.name] for spec in self.inputs))
+        except RuntimeError as error:
+            if changed := _changed(self._weights):
+                raise InputError(f"{self.name}: {changed}") from error
+            raise
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The floating type of the (first) weights: a graph holds for that type only."""
+        return next((dtype for _, dtype, _ in self._weights), None)
+
+    @cached_property
+    def _weights(self) -> tuple[tuple[str, torch.dtype, Tensor], ...]:
+        """Floating parameters: name, type when they were traced, and the tensor itself."""
+        found = []
+        for node in self.module.graph.find_nodes(op="get_attr"):
+            seen, tensor = node.meta.get("val"), _attribute(self.module, str(node.target))
+            if isinstance(seen, Tensor) and seen.is_floating_point() and isinstance(tensor, Tensor):
+                found.append((str(node.target), seen.dtype, tensor))
+        return tuple(found)
 
     def check(self, inputs: Mapping[str, Tensor], who: str = "") -> dict[str, int]:
         """Raise `InputError` unless `inputs` fit; returns the sizes of the named dimensions."""
         names = [spec.name for spec in self.inputs]
         where = f"{self.name}{f' ({who})' if who else ''}"
+        if self.weightless:
+            raise InputError(f"{where} cannot be called, it was traced without weights: call "
+                             "graph.with_weights(model) first, and use the graph that it returns")
+        # Conversion of a model changes all of its parameters: the first and the last tell.
+        if changed := _changed((*self._weights[:1], *self._weights[-1:])):
+            raise InputError(f"{where}: {changed}")
         if extra := [name for name in inputs if name not in names]:
             raise InputError(f"{where} has no input {extra[0]!r}; {near(extra[0], names)}")
         if missing := [name for name in names if name not in inputs]:
@@ -125,6 +158,30 @@ class Graph:
     def with_module(self, module: fx.GraphModule) -> Graph:
         """The same interface over another module; its certificate is gone with the old one."""
         return replace(self, module=module, certificate=None)
+
+    def with_weights(
+        self, weights: torch.nn.Module | Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Graph:
+        """The same graph over the parameters and buffers of a model, found by name.
+
+        `weights` is a model, with which the result is compared (on `inputs` of the names of
+        the graph's own, if it does not take the usual ones), or a dict of tensors by name,
+        which leaves the parity unmeasured.  Nothing is copied.
+
+        Raises `TraceError` that lists what is missing or of another shape or type, and if
+        the graph then disagrees with the model.
+
+        >>> import rewrite as rw, transformers
+        >>> config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=50)
+        >>> empty = rw.trace(config)
+        >>> model = transformers.GPT2LMHeadModel(config).eval()
+        >>> empty.with_weights(model).certificate.difference
+        0.0
+        """
+        from rewrite.trace.weights import with_weights
+
+        return with_weights(self, weights, inputs)
 
     def components(self, sources: tuple[str, ...] | None = None) -> Any:
         """The component graph: embedding, heads with q/k/v ports, MLPs, logits, by name.
@@ -185,6 +242,23 @@ def unmet(guards: tuple[str, ...], inputs: Mapping[str, Tensor]) -> str | None:
     """
     scope = {"__builtins__": {"max": max, "min": min, "abs": abs, "int": int}, "math": math}
     return next((guard for guard in guards if not eval(guard, scope, dict(inputs))), None)
+
+
+def _changed(weights: tuple[tuple[str, torch.dtype, Tensor], ...]) -> str | None:
+    """What is wrong if a weight has another type than when it was traced."""
+    for name, dtype, tensor in weights:
+        if tensor.dtype != dtype:
+            was, now = (str(t).removeprefix("torch.") for t in (dtype, tensor.dtype))
+            return (f"{name} is {now} now and was {was} when the model was traced; a graph shares "
+                    f"the model's weights and holds for one type only: trace the model again, or "
+                    f"undo the change by model.to(torch.{was})")
+    return None
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    for part in name.split("."):
+        owner = getattr(owner, part)
+    return owner
 
 
 def _check_one(spec: InputSpec, value: Tensor, sizes: dict[str, int], where: str) -> None:

@@ -18,7 +18,18 @@ def take(x: Tensor, dim: int, ranges: Ranges) -> Tensor:
     tensor([1, 4, 5])
     """
     pieces = [x[(slice(None),) * (dim % x.ndim) + (slice(a, b),)] for a, b in ranges]
+    if not pieces:
+        return x.narrow(dim, 0, 0)
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
+def take_every(x: Tensor, dim: int, period: int, ranges: Ranges) -> Tensor:
+    """Of every `period` entries of one axis, the given half-open ranges.
+
+    >>> take_every(torch.arange(6), 0, 3, ((1, 2),))
+    tensor([1, 4])
+    """
+    return take(x.unflatten(dim, (-1, period)), dim % x.ndim + 1, ranges).flatten(dim, dim + 1)
 
 
 def total(*terms: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import fx
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.ops import total
 from rewrite.parts.component import Component, Components
-from rewrite.parts.names import source_name
+from rewrite.parts.names import head_of
+from rewrite.parts.stacks import source_name
 from rewrite.rules.push_down_slice import Body, find
 
 aten = torch.ops.aten
@@ -93,8 +94,8 @@ class Assembler:
 
     def finish(self, outputs: Any) -> fx.GraphModule:
         """The module that returns `outputs` (nodes in tuples)."""
-        self._place_context()
         self.graph.output(outputs)
+        self._place_context()
         module = fx.GraphModule(self.root, self.graph, class_name=self.parts.graph.name)
         module.graph.eliminate_dead_code()
         module.graph.lint()
@@ -180,10 +181,10 @@ def split_module(parts: Components) -> fx.GraphModule:
         elif isinstance(node, Join):
             values[node.name] = build.join(node.name, [values[t] for t in node.terms])
         else:
-            layer, _, head = node.name.rpartition(".h")
-            heads = (int(head),) if layer and node.name not in parts.components else None
+            found = None if node.name in parts.components else head_of(node.name)
+            layer, heads = (found[0], (found[1],)) if found else (node.name, None)
             values[node.name] = build.part(
-                layer if heads else node.name, [values[r] for r in node.reads], heads,
+                layer, [values[r] for r in node.reads], heads,
                 alike if heads else None, label=node.name)
     return build.finish(tuple(values[name] for name in parts.dag.outputs))
 

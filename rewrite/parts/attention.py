@@ -2,96 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
+import sympy
 import torch
 from torch import fx
 
-from rewrite.ir.flow import Flow, args, shape
+from rewrite.ir.flow import Flow, args, is_float, shape
+from rewrite.rules.scores import PRODUCTS, readings
+from rewrite.rules.split_heads import Core, HeadAxis
 
 aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
 SOFTMAX = {aten.softmax.int, aten._softmax.default}
-PRODUCTS = {aten.matmul.default, aten.bmm.default}
-
-
-@dataclass(frozen=True)
-class Core:
-    """One attention: its result, and the operand positions that are its q, k and v.
-
-    `ports[(node, i)]` is the port by which operand `i` of `node` enters.
-    """
-
-    result: fx.Node
-    ports: dict[tuple[fx.Node, int], str]
-    heads: int
-
-    def operand(self, port: str) -> fx.Node:
-        """The node that enters by `port`."""
-        return next(args(node)[i] for (node, i), name in self.ports.items() if name == port)
+FAR = 64  # steps between a softmax and the product that reads it
 
 
 def find_cores(flow: Flow) -> list[Core]:
     """Every attention core of the graph, in order."""
     cores = []
     for node in flow.graph.nodes:
-        if not flow.flows(node):
-            continue
-        core = _fused(node) if node.target is FUSED else _open(flow, node)
-        if core is not None:
-            cores.append(core)
+        if flow.flows(node):
+            core = _fused(node) if node.target is FUSED else _open(flow, node)
+            if core is not None:
+                cores.append(core)
     return cores
 
 
+def _fused(node: fx.Node) -> Core:
+    ports = {(node, i): port for i, port in enumerate("qkv")}
+    return Core(node, node, ports, _axes(node, len(shape(node)) - 2))
+
+
 def unread(flow: Flow, cores: list[Core]) -> list[fx.Node]:
-    """Nodes that attend and are no core that could be read: heads folded into the batch, say."""
-    known = {core.result for core in cores}
-    nodes = [node for node in flow.graph.nodes if flow.flows(node)]
-    fused = [node for node in nodes if node.target is FUSED and node not in known]
-    products = [_around(flow, node) for node in nodes if node.target in SOFTMAX]
-    return fused + [found[1] for found in products if found and found[1] not in known]
+    """Softmaxes that weigh values and are no core that could be read."""
+    known = {core.softmax for core in cores}
+    nodes = [node for node in flow.graph.nodes if flow.flows(node) and node not in known]
+    return [node for node in nodes if node.target in SOFTMAX and _weighed(flow, node) is not None]
 
 
-def _fused(node: fx.Node) -> Core | None:
-    sizes = shape(node)
-    if len(sizes) != 4 or not isinstance(sizes[1], int):
-        return None
-    return Core(node, {(node, i): port for i, port in enumerate("qkv")}, sizes[1])
+def _weighed(flow: Flow, node: fx.Node) -> fx.Node | None:
+    """The product of two flowing values that a softmax enters first."""
+    return _first(node, lambda n: [u for u in n.users if is_float(u) and not flow.contracts(u)],
+                  FAR, lambda n: n.target in PRODUCTS and _flowing(flow, n))
 
 
 def _open(flow: Flow, node: fx.Node) -> Core | None:
-    """softmax whose scores come from a product of two flowing operands and feed a product."""
-    if node.target not in SOFTMAX or len(shape(node)) != 4 or not isinstance(shape(node)[1], int):
+    """A softmax whose scores come from products of flowing operands and that feeds a product."""
+    if node.target not in SOFTMAX or args(node)[1] % len(shape(node)) != len(shape(node)) - 1:
         return None
-    found = _around(flow, node)
-    if found is None:
+    result = _weighed(flow, node)
+    if result is None:
         return None
-    scores, result = found
-    pattern = next((i for i in (0, 1) if flow.is_before(node, args(result)[i])
-                    or args(result)[i] is node), None)
-    if pattern != 0:
+    a = args(result)[PRODUCTS[result.target][0]]
+    first = a is node or flow.is_before(node, a)
+    value = PRODUCTS[result.target][1 if first else 0]
+    scores = readings(flow, args(node)[0])
+    if scores is None:
         return None
-    return Core(result, {(scores, 0): "q", (scores, 1): "k", (result, 1): "v"}, shape(node)[1])
+    ports = {**scores, (result, value): "v"}
+    return Core(result, node, ports, _axes(result, len(shape(result)) - 2))
 
 
-def _around(flow: Flow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The products of two flowing values in front of and behind a softmax."""
-    scores = _first(node, lambda n: flow.operands(n)[:1], lambda n: _product(flow, n))
-    result = _first(node, lambda n: list(n.users), lambda n: _product(flow, n))
-    return None if scores is None or result is None else (scores, result)
+def _axes(node: fx.Node, before: int) -> tuple[HeadAxis, ...]:
+    """Axes in front of (rows, features): those of fixed size, and fixed parts of varying ones."""
+    sizes = shape(node)[:before]
+    plain = [HeadAxis(i, size) for i, size in enumerate(sizes) if isinstance(size, int)]
+    folded = []
+    for i, size in enumerate(sizes):
+        if not isinstance(size, int):
+            factor = sympy.sympify(size).as_coeff_Mul()[0]
+            if factor.is_Integer and factor > 1:
+                folded.append(HeadAxis(i, int(factor), True))
+    # Heads come right before the rows more often than windows do.
+    return (*sorted(plain, key=lambda a: (a.heads == 1, -a.axis)), *folded)
 
 
-def _product(flow: Flow, node: fx.Node) -> bool:
-    return node.target in PRODUCTS and all(flow.flows(operand) for operand in args(node)[:2])
+def _flowing(flow: Flow, node: fx.Node) -> bool:
+    return all(flow.flows(args(node)[i]) for i in PRODUCTS[node.target])
 
 
-def _first(node: fx.Node, onward, stop) -> fx.Node | None:
-    """The first node that satisfies `stop` on the only way from `node`."""
-    for _ in range(32):
-        following = onward(node)
+def _first(
+    node: fx.Node, onward: Callable[[fx.Node], list[fx.Node]], far: int,
+    stop: Callable[[fx.Node], bool],
+) -> fx.Node | None:
+    """The nearest node that satisfies `stop` on the ways from `node`."""
+    seen, layer = {node}, [node]
+    for _ in range(far):
+        following = [n for at in layer for n in onward(at) if n not in seen]
         if not following:
             return None
-        node = following[0]
-        if stop(node):
-            return node
+        for found in following:
+            if stop(found):
+                return found
+        seen.update(following)
+        layer = following
     return None

@@ -14,10 +14,12 @@ from rewrite.errors import UnknownName, near
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
 from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph
-from rewrite.parts.names import Name, heads_per_key, name_regions, source_name
+from rewrite.parts.names import Name, heads_per_key, name_regions
 from rewrite.parts.regions import Cut, Region, cut
+from rewrite.parts.stacks import source_name
 from rewrite.rules import split_heads
 from rewrite.rules.push_down_slice import Body, Slicer
+from rewrite.rules.spelling import spelled
 
 # Inputs that say where tokens are, not what they are.
 CONTEXT_INPUTS = frozenset({
@@ -189,6 +191,7 @@ def components(graph: Graph, sources: Sequence[str] | None = None) -> Components
         sources = [name for name in names if name not in CONTEXT_INPUTS]
     if unknown := [name for name in sources if name not in names]:
         raise UnknownName(f"{graph.name} has no input {unknown[0]!r}; {near(unknown[0], names)}")
+    graph = spelled(graph)
     pieces = cut(Flow(graph.module.graph, sources))
     found, notes = [], list(pieces.notes)
     for region, name in zip(pieces.regions, name_regions(pieces, graph.outputs.names), strict=True):
@@ -196,10 +199,9 @@ def components(graph: Graph, sources: Sequence[str] | None = None) -> Components
         if reason:
             notes.append(f"{name.short}: {reason}")
         found.append(Component(name, region, heads))
-    written = {component.region.output for component in found if component.region}
-    for value, name in zip(pieces.outputs, graph.outputs.names, strict=True):
-        if value not in written:
-            found.append(Component(Name(name, "output", None, ""), None))
+    written = {component.short for component in found}
+    found += [Component(Name(name, "output", None, ""), None)
+              for name in graph.outputs.names if name not in written]
     dag, values = _wire(pieces, found, graph.outputs.names)
     return Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes), values)
 

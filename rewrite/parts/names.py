@@ -5,6 +5,7 @@ What a region *is* is read off the dataflow; module paths only supply the layer'
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import takewhile
@@ -14,15 +15,17 @@ from torch import fx
 
 from rewrite.ir.flow import Flow, args, shape
 from rewrite.parts.regions import Cut, Region
+from rewrite.parts.stacks import Stacks
 from rewrite.rules.split_heads import Attention
 
 aten = torch.ops.aten
-SOURCE_NAMES = {"input_ids": "tokens"}
+LETTERS = {"attention": "a", "cross": "x", "mlp": "m"}
+_HEAD = re.compile(r"(.+)\.h(\d+)")
 
 
 @dataclass(frozen=True)
 class Name:
-    """Short name, kind (embed, attention, mlp, norm, output), layer number, module path."""
+    """Short name, kind (embed, attention, cross, mlp, norm, output), layer number, module path."""
 
     short: str
     kind: str
@@ -30,30 +33,39 @@ class Name:
     path: str
 
 
-def source_name(node: fx.Node) -> str:
-    """`tokens` for `input_ids`, else the input's own name."""
-    return SOURCE_NAMES.get(str(node.target), str(node.target))
+def head_of(name: str) -> tuple[str, int] | None:
+    """Layer and number of a head; None if `name` is no head's.
+
+    >>> head_of("enc.a5.h3"), head_of("m5")
+    (('enc.a5', 3), None)
+    """
+    found = _HEAD.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
 
 
 def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     """One name for each region, in their order."""
     outputs = dict(zip(cut.outputs, output_names, strict=True))
-    kinds = [_kind(cut, region, outputs) for region in cut.regions]
-    numbers = _numbers(cut, kinds)
+    stacks = Stacks(cut)
+    kinds = [_kind(cut, region, outputs, stacks) for region in cut.regions]
+    prefixes = [stacks.prefix(region) for region in cut.regions]
+    numbers = _numbers(cut, list(zip(prefixes, kinds, strict=True)))
     names: list[Name] = []
-    taken: Counter[str] = Counter()
-    last = "embed"
-    for region, kind, number in zip(cut.regions, kinds, numbers, strict=True):
+    taken: Counter[str] = Counter(outputs.values())
+    last: dict[str, str] = {}
+    for region, kind, prefix, number in zip(cut.regions, kinds, prefixes, numbers, strict=True):
         path = module_path(cut.flow, region)
-        letter = {"attention": "a", "mlp": "m"}.get(kind)
         if kind == "output":
-            short = outputs[region.output]
-        elif letter:
-            short = last = f"{letter}{number}"
+            names.append(Name(outputs[region.output], kind, number, path))
+            continue
+        if kind in LETTERS:
+            short = last[prefix] = f"{LETTERS[kind]}{number}"
         elif kind == "norm":
-            short = f"n{last[1:]}.{last[0]}" if last != "embed" else "n.embed"
+            before = last.get(prefix)
+            short = f"n{before[1:]}.{before[0]}" if before else "n.embed"
         else:
             short = "embed"
+        short = f"{prefix}.{short}" if prefix else short
         taken[short] += 1
         if taken[short] > 1:
             short = f"{short}.{taken[short] - 1}"
@@ -61,20 +73,22 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     return names
 
 
-def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str]) -> str:
+def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks) -> str:
+    if region.layer is not None:
+        return "cross" if stacks.crosses(region) else "attention"
     if region.output in outputs:
         return "output"
-    if region.layer is not None:
-        return "attention"
     if any(node in cut.flow.sources for _, node in region.slots):
         return "embed"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"
 
 
-def _numbers(cut: Cut, kinds: list[str]) -> list[int | None]:
+def _numbers(cut: Cut, kinds: list[tuple[str, str]]) -> list[int | None]:
     """Layer numbers from module paths if they tell all layers of a kind apart, else counted."""
     numbers: list[int | None] = [None] * len(kinds)
-    for kind in ("attention", "mlp"):
+    for kind in dict.fromkeys(kinds):
+        if kind[1] not in LETTERS:
+            continue
         members = [i for i, k in enumerate(kinds) if k == kind]
         found = [_number(module_path(cut.flow, cut.regions[i])) for i in members]
         if None in found or len(set(found)) < len(found):
@@ -103,10 +117,14 @@ def module_path(flow: Flow, region: Region) -> str:
 
 def heads_per_key(flow: Flow, layer: Attention) -> int:
     """How many query heads share one key head (1 unless the model groups them)."""
-    operand = next(args(node)[i] for (node, i), port in layer.ports.items() if port == "k")
-    heads = shape(operand)[1]
-    if isinstance(heads, int) and heads < layer.heads:
-        return layer.heads // heads
+    operand = next((args(node)[i] for (node, i), port in layer.ports.items() if port == "k"), None)
+    if operand is None:
+        return 1
+    core, axis = layer.cores[0]
+    if len(shape(operand)) == len(shape(core.result)):
+        heads = shape(operand)[axis.axis]
+        if isinstance(heads, int) and heads < layer.heads:
+            return layer.heads // heads
     for node in flow.cone(operand, set()) & _upto_product(flow, operand):
         if node.target is aten.repeat_interleave.self_int:
             return int(args(node)[1])

@@ -10,7 +10,7 @@ from torch import fx
 from rewrite.ir.flow import Flow, args, is_float
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.flatten_sums import residual_sums
-from rewrite.rules.split_heads import Attention, find_layer
+from rewrite.rules.split_heads import Attention, find_layers
 
 Slot = tuple[str, fx.Node]
 
@@ -50,8 +50,8 @@ def cut(flow: Flow) -> Cut:
     """Cut at residual sums, at outputs, and behind the heads where a norm follows them."""
     sums = residual_sums(flow)
     terms = [operand for node in sums for operand in args(node)[:2]]
-    constants = [node for node in dict.fromkeys(terms) if not flow.flows(node)]
     outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
+    constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
     layers, notes = _layers(flow)
     ends = {layer.output: layer for layer in layers}
     writers = {node for node in (*terms, *outputs, *ends) if flow.flows(node)}
@@ -68,21 +68,12 @@ def cut(flow: Flow) -> Cut:
 
 
 def _layers(flow: Flow) -> tuple[list[Attention], list[str]]:
-    layers, notes = [], []
     cores = find_cores(flow)
+    layers, notes = find_layers(flow, cores)
     for node in unread(flow, cores):
-        notes.append(f"heads not split: {node.name} attends, but its heads are no axis of its own")
-    for core in cores:
-        layer, reason = find_layer(flow, core.result, core.ports, core.heads)
-        if layer is None:
-            notes.append(f"heads not split: {reason}")
-        else:
-            layers.append(layer)
-    doubled = {layer.projection for layer in layers
-               if sum(layer.projection is other.projection for other in layers) > 1}
-    for node in doubled:
-        notes.append(f"heads not split: several attentions lead to {node.name}")
-    return [layer for layer in layers if layer.projection not in doubled], notes
+        notes.append(f"heads not split: {node.name} attends, but its queries and keys cannot be "
+                     "told apart")
+    return layers, notes
 
 
 def _shared(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.Node]:
@@ -109,10 +100,10 @@ def _region(
 ) -> tuple[Region, list[str]]:
     behind = stops - {output}
     nodes = flow.cone(output, behind)
-    inside = [other for other in layers if other.result in nodes]
+    inside = [other for other in layers if not nodes.isdisjoint(other.results)]
     notes = []
     if layer is not None and inside != [layer]:
-        others = ", ".join(other.result.name for other in inside if other is not layer)
+        others = ", ".join(other.results[0].name for other in inside if other is not layer)
         notes.append(f"heads not split: {output.name} also contains {others}")
         layer = None
     if layer is None:

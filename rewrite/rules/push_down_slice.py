@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
-from rewrite.ir.ops import as_ranges, take
-from rewrite.rules.slicing import SPLITS, Indices, Pick, as_slice, compose, push
+from rewrite.ir.ops import as_ranges, take, take_every
+from rewrite.rules.picks import Every, Indices, Pick, SizeOf, compose
+from rewrite.rules.slicing import SPLITS, as_slice, push
 
 aten = torch.ops.aten
 Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
@@ -51,7 +52,7 @@ class Slicer:
 
     def __init__(
         self,
-        owner: torch.nn.Module,
+        owner: torch.nn.Module | None,
         flow: Flow,
         leaves: Iterable[fx.Node],
         ports: Mapping[tuple[fx.Node, int], str] | None = None,
@@ -67,6 +68,7 @@ class Slicer:
         self.context: dict[fx.Node, fx.Node] = {}
         self.weights: dict[Any, fx.Node] = {}
         self.passed: dict[fx.Node, dict[int, Indices]] = {}
+        self.read: dict[fx.Node, list[Pick]] = {}
         self.stuck: list[str] = []
         self.rows, self.by_row = dict(rows or {}), set(by_row)
         self.reads_whole = False
@@ -78,7 +80,7 @@ class Slicer:
         """A copy of `node`, or of the slice `pick` of it, as read through `port`."""
         pick = {d: i for d, i in (pick or {}).items() if not _is_all(node, d, i)}
         port = self.alike.get(port, port) if self.flow.flows(node) else ""
-        key = (node, port, tuple(sorted(pick.items())))
+        key = (node, port, frozenset(pick.items()))
         if key not in self.made:
             self.made[key] = self._make(node, pick, port)
         return self.made[key]
@@ -101,6 +103,7 @@ class Slicer:
 
     def _make(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
         if node in self.leaves:
+            self.read.setdefault(node, []).append(pick)
             return self._leaf(node, pick, port)
         if not self.flow.flows(node):
             if not isinstance(node.meta.get("val"), Tensor):
@@ -113,7 +116,31 @@ class Slicer:
             return self.special[node](pick)
         if (sliced := as_slice(node)) is not None:
             return self._slice(node, sliced, pick, port)
+        if node.target is aten.cat.default and (made := self._pieces(node, pick, port)):
+            return made
         return self._compute(node, pick, port)
+
+    def _pieces(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node | None:
+        """concat(x, y; d)[I at d] = concat(x[I_x], y[I_y]; d), without pieces of no interest."""
+        pieces, *rest = args(node)
+        dim = (rest[0] if rest else 0) % len(shape(node))
+        wanted, sizes = pick.get(dim), [shape(piece)[dim] for piece in pieces]
+        if not isinstance(wanted, tuple) or not all(isinstance(size, int) for size in sizes):
+            return None
+        made, start, order = [], 0, []
+        for piece, size in zip(pieces, sizes, strict=True):
+            inside = tuple(i - start for i in wanted if start <= i < start + size)
+            order += [i + start for i in inside]
+            if inside:
+                made.append(self.emit(piece, {**pick, dim: inside}, port))
+            start += size
+        if tuple(order) != wanted or any(i < 0 for i in wanted):
+            return None
+        if len(made) == 1:
+            return made[0]
+        joined = self.graph.create_node("call_function", node.target, (made, dim), name=node.name)
+        self._note(joined, node)
+        return joined
 
     def _slice(
         self, node: fx.Node, sliced: tuple[fx.Node, int, range], pick: Pick, port: str
@@ -142,6 +169,7 @@ class Slicer:
             name: self._argument(arg, operands.get(name, {}), port)
             for name, arg in (dict(node.kwargs) | dict(pushed.kwargs if pushed else {})).items()
         }
+        positional = [self._sized(arg, positional) for arg in positional]
         # A slice may not be contiguous, which `view` requires and `reshape` does not.
         views = {aten.view.default, aten._unsafe_view.default}
         target = aten.reshape.default if node.target in views else node.target
@@ -149,7 +177,13 @@ class Slicer:
         self._note(made, node)
         return self._pick(made, pushed.after if pushed else {})
 
-    def _count(self, node: fx.Node, operands: Mapping[int | str, Pick]) -> None:
+    def _sized(self, value: Any, positional: list[Any]) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [self.graph.call_function(aten.sym_size.int, (positional[0], entry.axis))
+                if isinstance(entry, SizeOf) else entry for entry in value]
+
+    def _count(self, node: fx.Node, operands: Mapping[int | str, Any]) -> None:
         if node.target in CONTRACTIONS and self.flow.contracts(node):
             position = CONTRACTIONS[node.target][1]
             self.count(args(node)[position], operands.get(position, {}))
@@ -159,7 +193,9 @@ class Slicer:
         sizes = [len(pick.get(dim, range(size))) for dim, size in enumerate(shape(weight))]
         self.multiplied += math.prod(sizes)
 
-    def _argument(self, value: Any, pick: Pick, port: str) -> Any:
+    def _argument(self, value: Any, pick: Pick | tuple[Pick, ...], port: str) -> Any:
+        if isinstance(pick, tuple):
+            return [self.emit(item, one, port) for item, one in zip(value, pick, strict=True)]
         return fx.map_arg(value, lambda operand: self.emit(operand, pick, port))
 
     def _scalar(self, node: fx.Node) -> fx.Node:
@@ -220,7 +256,11 @@ class Slicer:
 
     def _pick(self, node: fx.Node, pick: Pick) -> fx.Node:
         for dim, indices in pick.items():
-            taken = self.graph.call_function(take, (node, dim, as_ranges(indices)))
+            if isinstance(indices, Every):
+                taken = self.graph.call_function(
+                    take_every, (node, dim, indices.period, as_ranges(indices.rest)))
+            else:
+                taken = self.graph.call_function(take, (node, dim, as_ranges(indices)))
             self._note(taken, node)
             node = taken
         return node
@@ -261,5 +301,7 @@ def find(owner: Any, name: str) -> Any:
 
 
 def _is_all(node: fx.Node, dim: int, indices: Indices) -> bool:
+    if isinstance(indices, Every):
+        return indices.rest == tuple(range(indices.period))
     size = shape(node)[dim]
     return isinstance(size, int) and tuple(indices) == tuple(range(size))

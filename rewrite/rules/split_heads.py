@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
+from rewrite.rules.picks import Every, Indices, Pick
 from rewrite.rules.push_down_slice import Body, Slicer
-from rewrite.rules.slicing import Pick
 
 aten = torch.ops.aten
 
@@ -29,17 +29,61 @@ SCALINGS = {aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.mul.Scalar,
 
 
 @dataclass(frozen=True)
-class Attention:
-    """An attention layer: core, output projection, and the linear steps after it.
+class HeadAxis:
+    """An axis of the result that may hold the heads; `folded` if the batch is in it too."""
 
-    `tail` leads from the projection (excluded) to the value that the layer writes.
+    axis: int
+    heads: int
+    folded: bool = False
+
+    def pick(self, heads: tuple[int, ...]) -> dict[int, Indices]:
+        """Some heads as a pick on the result."""
+        if heads == tuple(range(self.heads)):
+            return {}
+        return {self.axis: Every(self.heads, heads) if self.folded else heads}
+
+
+@dataclass(frozen=True)
+class Core:
+    """One attention: its result, its softmax, and the operand positions that are q, k and v.
+
+    `ports[(node, i)]` is the port by which operand `i` of `node` enters.  `axes` are the
+    axes of the result that may be its heads: which one is, the output projection tells.
     """
 
     result: fx.Node
+    softmax: fx.Node
     ports: dict[tuple[fx.Node, int], str]
-    heads: int
+    axes: tuple[HeadAxis, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention layer: cores, output projection, and the linear steps after it.
+
+    `cores` are the attentions whose heads the projection joins, each with the axis of its
+    result that holds them (mostly one; two where a head takes the difference of two patterns).
+    `tail` leads from the projection (excluded) to the value that the layer writes.
+    """
+
+    cores: tuple[tuple[Core, HeadAxis], ...]
     projection: fx.Node
     tail: tuple[fx.Node, ...] = field(default=())
+
+    @property
+    def heads(self) -> int:
+        """How many heads the layer has."""
+        return self.cores[0][1].heads
+
+    @property
+    def ports(self) -> dict[tuple[fx.Node, int], str]:
+        """The operand positions that are q, k and v, of all cores."""
+        return {place: port for core, _ in self.cores for place, port in core.ports.items()}
+
+    @property
+    def results(self) -> tuple[fx.Node, ...]:
+        """What the cores compute."""
+        return tuple(core.result for core, _ in self.cores)
 
     @property
     def output(self) -> fx.Node:
@@ -77,7 +121,9 @@ def body(
     slicer = _slicer(owner, flow, leaves, layer, slots, heads, alike)
     result = slicer.emit(layer.output)
     reason = ""
-    if heads is not None and slicer.passed.get(layer.result) != _expected(layer, heads):
+    if heads is not None and any(
+        slicer.passed.get(core.result) != axis.pick(heads) for core, axis in layer.cores
+    ):
         stops = ", ".join(slicer.stuck) or "the order of its features"
         reason = f"the slice of heads {list(heads)} stops at {stops}"
     return slicer.finish(result), reason
@@ -137,19 +183,47 @@ def bias_body(owner: torch.nn.Module, flow: Flow, layer: Attention) -> Body | No
     return slicer.finish(value)
 
 
-def find_layer(
-    flow: Flow, result: fx.Node, ports: dict[tuple[fx.Node, int], str], heads: int
-) -> tuple[Attention | None, str]:
-    """The layer around an attention core, or the reason why it has no heads to split."""
-    reached = _first_products(flow, result)
-    if len(reached) != 1:
-        found = ", ".join(node.name for node in reached) or "none"
-        return None, f"{result.name} should lead to one output projection, it leads to {found}"
-    projection = reached[0]
+def find_layers(flow: Flow, cores: Sequence[Core]) -> tuple[list[Attention], list[str]]:
+    """The layers around attention cores, and why some have no heads to split."""
+    layers, notes = [], []
+    joined: dict[fx.Node, list[Core]] = {}
+    for core in cores:
+        reached = _first_products(flow, core.result)
+        if len(reached) == 1:
+            joined.setdefault(reached[0], []).append(core)
+        else:
+            found = ", ".join(node.name for node in reached) or "none"
+            notes.append(f"heads not split: {core.result.name} should lead to one output "
+                         f"projection, it leads to {found}")
+    for projection, members in joined.items():
+        found = [(core, axis) for core in members if (axis := _head_axis(flow, core, projection))]
+        heads = {axis.heads for _, axis in found}
+        if len(found) == len(members) and len(heads) == 1:
+            tail = _linear_tail(flow, projection)
+            layers.append(Attention(tuple(found), projection, tail))
+        else:
+            names = ", ".join(core.result.name for core in members)
+            notes.append(f"heads not split: no features of {projection.name} belong to one head "
+                         f"of {names}")
+    return layers, notes
+
+
+def _head_axis(flow: Flow, core: Core, projection: fx.Node) -> HeadAxis | None:
+    """The axis of the result from which equal shares of the projection's inputs come."""
     data = args(projection)[CONTRACTIONS[projection.target][0]]
-    if not isinstance(shape(data)[-1], int) or shape(data)[-1] % heads:
-        return None, f"{projection.name} has {shape(data)[-1]} inputs for {heads} heads"
-    return Attention(result, ports, heads, projection, _linear_tail(flow, projection)), ""
+    width, last = shape(data)[-1], len(shape(data)) - 1
+    for axis in core.axes:
+        if not isinstance(width, int) or width % axis.heads:
+            continue
+        size = width // axis.heads
+        asked = []
+        for head in (0, axis.heads - 1):
+            slicer = Slicer(None, flow, (core.result,))
+            slicer.emit(data, {last: tuple(range(head * size, (head + 1) * size))})
+            asked.append(slicer.read.get(core.result) == [axis.pick((head,))])
+        if all(asked):
+            return axis
+    return None
 
 
 def _first_products(flow: Flow, node: fx.Node) -> list[fx.Node]:
@@ -197,10 +271,6 @@ def _partial(
     slicer.count(args(node)[weight], {axis: features})
     target: Any = aten.mm.default if node.target is aten.addmm.default else node.target
     return slicer.graph.call_function(target, (picked, weights))
-
-
-def _expected(layer: Attention, heads: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
-    return {} if heads == tuple(range(layer.heads)) else {1: heads}
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +14,11 @@ from torch.export import Dim
 
 from rewrite.errors import TraceError
 from rewrite.ir.graph import InputSpec, unmet
-from rewrite.trace.cleanup import clean, mutates
+from rewrite.trace.cleanup import clean
 from rewrite.trace.flat import Flat
-from rewrite.trace.ladder import LADDER, Change, Rung
+from rewrite.trace.functional import make_functional, mutates
+from rewrite.trace.ladder import LADDER, Change, Failure, Rung
+from rewrite.trace.support import quiet, remedy
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,35 @@ class Capture:
         return unmet(self.guards, inputs) is None
 
 
-def capture(flat: Flat, inputs: Mapping[str, Tensor], failures: list[str]) -> Iterator[Capture]:
+def capture(
+    flat: Flat, inputs: Mapping[str, Tensor], failures: list[Failure]
+) -> Iterator[Capture]:
     """What each rung of the ladder makes of `flat`, best first; raises when none is left.
 
-    `failures` collects why rungs did not work, so that nothing is tried silently.
+    `failures` collects why rungs did not work, so that nothing is tried silently.  A rung
+    that cannot help against the failures so far is left out.
     """
+    hint = ""
     for rung in LADDER:
         axes = rung.axes(inputs)
         if not rung.length and axes == LADDER[0].axes(inputs):
             continue  # nothing to fix: the inputs have no length
+        if not rung.may_help(flat.model, failures, flat.fake):
+            continue
         with rung.setting(flat.model) as change:
             if change is None:
                 continue
             try:
                 made = _export(flat, inputs, axes, rung)
             except Exception as error:  # each failure is reported, none is swallowed
-                failures.append(f"{rung.name}: {_reason(error)}")
+                failures.append(Failure.of(rung, error))
+                hint = hint or remedy(flat.model, error)
                 continue
         yield replace(made, notes=change.notes, guards=made.guards + _limits(change, made))
-    raise TraceError(f"{type(flat.model).__name__} cannot be traced:\n  " + "\n  ".join(failures)
-                     + "\nLook for control flow that depends on tensor values, or trace the "
-                     "submodule that you need")
+    said = "".join(f"\n  {failure}" for failure in failures)
+    raise TraceError(f"{type(flat.model).__name__} cannot be traced:{said}\nLook for control "
+                     "flow that depends on tensor values, or trace the submodule that you "
+                     f"need{hint}")
 
 
 def _limits(change: Change, made: Capture) -> tuple[str, ...]:
@@ -72,14 +80,17 @@ def _export(
 ) -> Capture:
     dim = Dim.AUTO if rung.automatic else Dim.DYNAMIC
     shapes = tuple(dict.fromkeys(axes[name], dim) for name in flat.names)
-    with torch.no_grad(), _quiet():
+    with flat.inside(), torch.no_grad(), quiet():
+        given = flat.given(inputs)
         program = torch.export.export(
-            flat, tuple(inputs[name] for name in flat.names), strict=False,
+            flat, tuple(given[name] for name in flat.names), strict=False,
             dynamic_shapes={"tensors": shapes},
         )
         guards = _readable(getattr(program, "_guards_code", ()) or (), flat.names)
         exported = program.module(check_guards=False)
+        _check_sizes(exported.graph, flat, axes)
         clean(exported.graph)
+        make_functional(exported.graph)
         if mutates(exported.graph):
             with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
                 warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
@@ -88,26 +99,20 @@ def _export(
     if left := mutates(exported.graph):
         raise TraceError(f"{left[0].format_node()} writes into its operand")
     module = _plain(exported, flat)
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            sizes = node.meta["val"].shape
-            fixed = [axis for axis in axes[node.target] if isinstance(sizes[axis], int)]
-            if fixed:
-                raise TraceError(f"axis {fixed[0]} of {node.target} turned out to be fixed at "
-                                 f"{sizes[fixed[0]]}")
     return Capture(module, _input_specs(module, inputs), dict(axes), rung.name, (), guards)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the graphs that torch logs when an export fails: the reason is in the error."""
-    logger = logging.getLogger("torch")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def _check_sizes(
+    graph: fx.Graph, flat: Flat, axes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise `TraceError` if a size that should vary was taken as fixed."""
+    places = (node for node in graph.nodes if node.op == "placeholder")
+    for name, node in zip(flat.names, places, strict=True):
+        sizes = node.meta["val"].shape
+        fixed = [axis for axis in axes[name] if isinstance(sizes[axis], int)]
+        if fixed:
+            raise TraceError(f"axis {fixed[0]} of {name} turned out to be fixed at "
+                             f"{sizes[fixed[0]]}")
 
 
 def _readable(guards: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -184,8 +189,3 @@ def _input_specs(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> tuple[
             shape.append(labels.setdefault(str(size), label))
         specs.append(InputSpec(node.target, tuple(shape), inputs[node.target].dtype))
     return tuple(specs)
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

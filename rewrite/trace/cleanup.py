@@ -38,15 +38,6 @@ def clean(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def mutates(graph: fx.Graph) -> list[fx.Node]:
-    """Nodes that write into an operand."""
-    return [
-        node
-        for node in graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-    ]
-
-
 def _is_guard(node: fx.Node) -> bool:
     return not node.users and getattr(node.target, "__name__", "") in {"_assert", "_check"}
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rewrite.errors import TraceError
+from rewrite.trace.fake import fake_mode, inside
+from rewrite.trace.support import first_line, quiet, remedy
 
 # Different from each other and unlikely to be numbers of the model's configuration.
 BATCH, LENGTH, DECODER_LENGTH, FRAMES = 3, 11, 7, 32
@@ -35,25 +37,37 @@ def default_inputs(model: nn.Module) -> dict[str, Tensor]:
     first = [name for name in (main,) if name in made]
     if first and getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in made:
         first.append("decoder_input_ids")
-    for names in (first, [name for name in made if name not in EMBEDDED]):
-        if names and _accepts(model, {name: made[name] for name in names}):
-            return _placed(model, {name: made[name] for name in names})
+    tried = []
+    for names in dict.fromkeys((tuple(first), tuple(n for n in made if n not in EMBEDDED))):
+        if not names:
+            continue
+        inputs = _placed(model, {name: made[name] for name in names})
+        reason = _refusal(model, inputs)
+        if reason is None:
+            return inputs
+        tried.append(f"with {_described(inputs)} it fails: {reason}")
     given = [name for name in parameters if name not in {"self", "args", "kwargs"}]
     shown = ", ".join(f"{name!r}: tensor" for name in given[:3])
+    why = "".join(f"\n  {line}" for line in tried)
     raise TraceError(f"{type(model).__name__} needs example inputs: "
-                     f"rw.trace(model, inputs={{{shown}}})")
+                     f"rw.trace(model, inputs={{{shown}}}){why}")
 
 
-def _accepts(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
-    """Whether the model runs on `inputs`: the only way to know which of them it needs."""
-    if any(parameter.is_meta for parameter in model.parameters()):
-        return True
+def _refusal(model: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
+    """Why the model does not run on `inputs`: the only way to know which of them it needs."""
+    mode = fake_mode(model)
+    given = {n: v if mode is None else mode.from_tensor(v) for n, v in inputs.items()}
     try:
-        with torch.no_grad():
-            model(**_placed(model, inputs))
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError):
-        return False
-    return True
+        with torch.no_grad(), inside(mode), quiet():
+            model(**given)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError,
+            IndexError) as error:
+        return first_line(error) + remedy(model, error)
+    return None
+
+
+def _described(inputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
 
 
 def _placed(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -10,16 +11,36 @@ from torch import Tensor, nn
 
 from rewrite.errors import TraceError
 from rewrite.ir.graph import OutputSpec
+from rewrite.trace.fake import fake_mode, inside
 
 
 class Flat(nn.Module):
-    """The model as a function of tensors in a fixed order to a tuple of tensors."""
+    """The model as a function of tensors in a fixed order to a tuple of tensors.
+
+    A model without weights runs `inside()` its fake mode, on the tensors that `given` returns.
+    """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]):
         super().__init__()
         self.model = model
         self.names = names
+        self._mode = fake_mode(model)
         self.outputs: OutputSpec | None = None
+
+    @property
+    def fake(self) -> bool:
+        """Whether the model has no weights."""
+        return self._mode is not None
+
+    def inside(self) -> AbstractContextManager[Any]:
+        """Where the model runs: its fake mode, or nowhere in particular."""
+        return inside(self._mode)
+
+    def given(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs as the model takes them: fake ones for a model without weights."""
+        if self._mode is None:
+            return dict(inputs)
+        return {name: self._mode.from_tensor(value) for name, value in inputs.items()}
 
     def call(self, *tensors: Tensor) -> Any:
         """The model's own return value."""

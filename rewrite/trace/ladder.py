@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rewrite.trace.examples import dynamic_axes
+from rewrite.trace.support import experts, first_line
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,91 @@ Setting = Callable[[nn.Module], "AbstractContextManager[Change | None]"]
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a rung did not work: its name, the reason on one line, and everything torch said."""
+
+    method: str
+    reason: str
+    text: str = ""
+    length: bool = True  # whether the length was to vary
+
+    @staticmethod
+    def of(rung: Rung, error: Exception) -> Failure:
+        """The failure of `rung` with `error`; of violated constraints, which and where."""
+        text = str(error)
+        found = re.search(r"but your code specialized it to be a constant \((\d+)\)", text)
+        reason = first_line(error)
+        if found and CONSTRAINTS in text:
+            reason = f"{type(error).__name__}: a size that should vary is fixed at {found[1]}"
+            where = re.search(r"your code specialized it.*?\n.*?File \"([^\"]+)\", line (\d+)",
+                              text, re.DOTALL)
+            reason += f" by {where[1]}:{where[2]}" if where else ""
+        return Failure(rung.name, reason, text, rung.length)
+
+    @property
+    def constrains(self) -> bool:
+        """Whether the model was followed to its end, but not for all sizes."""
+        return CONSTRAINTS in self.text
+
+    @property
+    def fixes(self) -> bool:
+        """Whether the model fixes a size that should vary."""
+        return self.constrains and "specialized it to be a constant" in self.text
+
+    def __str__(self) -> str:
+        return f"{self.method}: {self.reason}"
+
+
+CONSTRAINTS = "Constraints violated"
+
+
+@dataclass(frozen=True)
 class Rung:
     """A way to export: what is changed while exporting, and which sizes may vary.
 
     `setting(model)` yields what it changed, or None if there is nothing to change in this
-    model, so that trying would be a repetition.
+    model, so that trying would be a repetition.  `helps` tells from the failures so far
+    (those with the same sizes varying) whether the change can make a difference.
     """
 
     name: str
     setting: Setting
     length: bool = True  # whether the length may vary
     automatic: bool = False  # torch may find out which sizes vary
+    helps: Callable[[nn.Module, Sequence[Failure]], bool] = lambda model, failures: True
 
     def axes(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Which axes of each input may vary."""
         return {name: dynamic_axes(name, value, self.length) for name, value in inputs.items()}
+
+    def may_help(self, model: nn.Module, failures: Sequence[Failure], fake: bool) -> bool:
+        """Whether there is a reason to try this rung after these failures.
+
+        What torch finds out by itself must be compared with the model, so it is of no use
+        for one without weights (`fake`).
+        """
+        if self.automatic and fake:
+            return False
+        return self.helps(model, [f for f in failures if f.length == self.length])
+
+
+def _against_values(model: nn.Module, failures: Sequence[Failure]) -> bool:
+    """What changes how values are computed does not change sizes that the model fixes."""
+    return not any(failure.constrains for failure in failures)
+
+
+def _against_relations(model: nn.Module, failures: Sequence[Failure]) -> bool:
+    """Letting torch find the sizes helps where they are related, not where they are fixed."""
+    return any(failure.constrains and not failure.fixes for failure in failures)
+
+
+def _by_patches(model: nn.Module, failures: Sequence[Failure]) -> bool:
+    """Patches of classes that the model has help always, general ones not against fixed sizes."""
+    return _against_values(model, failures) or _has_patched_classes(model)
+
+
+def _against_swaps(model: nn.Module, failures: Sequence[Failure]) -> bool:
+    return any("Couldn't swap" in failure.text for failure in failures)
 
 
 @contextmanager
@@ -57,7 +129,7 @@ def _patched_by_transformers(model: nn.Module) -> Iterator[Change | None]:
     try:
         from transformers.exporters import exporter_dynamo
         from transformers.exporters.utils import apply_patches
-    except ImportError:  # before transformers 5.20 there is no such module
+    except ImportError:  # transformers before 5.20 has no such module
         yield None
         return
     reset = getattr(exporter_dynamo, "reset_model_state", lambda model: nullcontext())
@@ -65,19 +137,60 @@ def _patched_by_transformers(model: nn.Module) -> Iterator[Change | None]:
         yield Change()
 
 
+def _has_patched_classes(model: nn.Module) -> bool:
+    """Whether a module of the model is of a class for which transformers has a patch."""
+    try:
+        from transformers.exporters import exporter_dynamo, utils
+    except ImportError:
+        return False
+    assert exporter_dynamo  # importing it is what registers the patches
+    owners = {owner for owner, _, _ in utils._PATCHES.get("dynamo", ())}
+    classes = {kind for module in model.modules() for kind in type(module).__mro__}
+    return any(f"{kind.__module__}.{kind.__qualname__}" in owners for kind in classes)
+
+
 @contextmanager
 def _experts_in_batches(model: nn.Module) -> Iterator[Change | None]:
     """Experts as batched products with gathered weights instead of a loop over experts."""
-    before = getattr(getattr(model, "config", None), "_experts_implementation", None)
+    before: Any = getattr(model, "get_experts_implementation", lambda: None)()
     setter: Any = getattr(model, "set_experts_implementation", None)
-    if before is None or setter is None:
+    ways = sorted({str(module.config._experts_implementation)  # pyright: ignore
+                   for module in experts(model)} - {"batched_mm"})
+    if before is None or setter is None or not ways:
         yield None
         return
     setter("batched_mm")
     try:
-        yield Change((f"experts are computed by batched products instead of {before}",))
+        yield Change((f"experts are computed by batched products instead of {', '.join(ways)}",))
     finally:
         setter(before)
+
+
+@contextmanager
+def _unconverted(model: nn.Module) -> Iterator[Change | None]:
+    """Modules that are told to convert themselves to the type that they have do nothing.
+
+    Export cannot follow a conversion of weights inside forward, even one without effect.
+    """
+    changed = []
+    for module in model.modules():
+        types_of = {tensor.dtype for tensor in module.parameters()}
+        if len(types_of) == 1 and "to" not in vars(module):
+            module.__dict__["to"] = types.MethodType(_to_own_type(types_of.pop()), module)
+            changed.append(module)
+    try:
+        yield Change(("weights are not converted in forward, they have the type already",))
+    finally:
+        for module in changed:
+            del module.__dict__["to"]
+
+
+def _to_own_type(own: Any) -> Callable[..., nn.Module]:
+    def to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        return module if (args, kwargs) in (((own,), {}), ((), {"dtype": own})) else (
+            type(module).to(module, *args, **kwargs))
+
+    return to
 
 
 @contextmanager
@@ -88,22 +201,24 @@ def _fixed_rotary(model: nn.Module) -> Iterator[Change | None]:
     input is no longer than what the model was first trained on.
     """
     limits: dict[str, int] = {}
-    changed = []
+    changed: list[tuple[nn.Module, Any]] = []
     for name, module in model.named_modules():
         plain = inspect.unwrap(type(module).forward)
         kind = getattr(module, "rope_type", None)
         limit = _trained_length(module)
         decorated = plain is not type(module).forward
         if decorated and kind in ("dynamic", "longrope") and limit is not None:
+            changed.append((module, vars(module).get("forward")))  # a hook may sit there
             module.forward = types.MethodType(plain, module)
-            changed.append(module)
             note = f"{name} rescales itself ({kind} rotary embedding) beyond length {limit}"
             limits[note] = limit
     try:
         yield Change(tuple(limits), min(limits.values())) if changed else None
     finally:
-        for module in changed:
+        for module, before in changed:
             del module.forward
+            if before is not None:
+                module.forward = before
 
 
 def _trained_length(module: nn.Module) -> int | None:
@@ -112,15 +227,18 @@ def _trained_length(module: nn.Module) -> int | None:
     return limit or getattr(module, "original_max_seq_len", None)
 
 
+_PATCHES = "torch.export under the export patches of transformers"
+_EXPERTS = "torch.export, experts in batches"
+_FIXED = ", batch dynamic, length fixed"
+
 LADDER = (
     Rung("torch.export, batch and length dynamic", _as_it_is),
-    Rung("torch.export under the export patches of transformers", _patched_by_transformers),
-    Rung("torch.export, experts in batches", _experts_in_batches),
+    Rung(_PATCHES, _patched_by_transformers, helps=_by_patches),
+    Rung(_EXPERTS, _experts_in_batches, helps=_against_values),
     Rung("torch.export, rotary embedding without rescaling", _fixed_rotary),
-    Rung("torch.export, Dim.AUTO", _as_it_is, automatic=True),
+    Rung("torch.export, weights not converted", _unconverted, helps=_against_swaps),
+    Rung("torch.export, Dim.AUTO", _as_it_is, automatic=True, helps=_against_relations),
     Rung("torch.export, batch dynamic, length fixed", _as_it_is, length=False),
-    Rung("torch.export under the export patches of transformers, batch dynamic, length fixed",
-         _patched_by_transformers, length=False),
-    Rung("torch.export, experts in batches, batch dynamic, length fixed", _experts_in_batches,
-         length=False),
+    Rung(_PATCHES + _FIXED, _patched_by_transformers, length=False, helps=_by_patches),
+    Rung(_EXPERTS + _FIXED, _experts_in_batches, length=False, helps=_against_values),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,31 @@ from rewrite.errors import TraceError
 from rewrite.trace.packaged import PACKAGED, folder
 
 
-def load(model: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
     """The model behind `model`, in eval mode if it is loaded here.
 
     A module is returned as it is.  A string or path is a folder in Hugging Face format,
     a `.gguf` file, a packaged model (`smollm2-135m`), or a name on the hub (looked up there
-    unless `HF_HUB_OFFLINE` is set).
-    Raises `TraceError` for anything that is no model.
+    unless `HF_HUB_OFFLINE` is set); it is loaded as `dtype` (default: float32).
+    A configuration of transformers, or the path of a `config.json`, is a model without
+    weights, on the meta device, in `dtype` (default: the type that it names, else float32).
+    Raises `TraceError` for anything that is no model, and for a module of another type than
+    `dtype`.
     """
     if isinstance(model, nn.Module):
+        _check_dtype(model, dtype)
         return model
+    if _is_config(model):
+        return _build_empty(model, dtype)
     if not isinstance(model, (str, Path)):
         raise TraceError(f"cannot trace a {type(model).__name__}: pass an nn.Module, a folder, "
-                         "a .gguf file or the name of a model on the Hugging Face hub")
+                         "a .gguf file, the name of a model on the Hugging Face hub, or, to trace "
+                         "without weights, a configuration of transformers")
     if model in PACKAGED:
         model = folder(str(model))
     path = Path(model)
+    if path.is_file() and path.suffix == ".json":
+        return _build_empty(_read_config(path), dtype)
     if path.is_file():
         return _load_gguf(path, dtype)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -36,32 +46,104 @@ def load(model: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     return _load_pretrained(str(model), dtype)
 
 
-def _load_pretrained(name: str, dtype: torch.dtype) -> nn.Module:
+def _check_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if dtype is not None and types and dtype not in types:
+        found = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
+        name = str(dtype).removeprefix("torch.")
+        raise TraceError(f"asked for {name}, and {type(model).__name__} is {found}: a module is "
+                         f"traced in the type that it has, so call model.to(torch.{name}) first")
+
+
+def _is_config(model: Any) -> bool:
+    import transformers
+
+    return isinstance(model, transformers.PreTrainedConfig)
+
+
+def _read_config(path: Path) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TraceError(f"{path} is no configuration of a model: {first} (it needs the key "
+                         "model_type, as in the config.json beside a model's weights)") from error
+
+
+def _build_empty(config: Any, dtype: torch.dtype | None) -> nn.Module:
+    """A model on the meta device: shapes and types of its weights, and no memory for them."""
+    named = getattr(config, "dtype", None)
+    wanted = dtype or (getattr(torch, named, None) if isinstance(named, str) else named)
+    config = copy.deepcopy(config)  # building writes the type into it
+    kind = _class_for(config)
+    try:
+        with torch.device("meta"):
+            build = getattr(kind, "_from_config", None) or kind.from_config
+            return build(config, dtype=wanted or torch.float32).eval()
+    except (ValueError, RuntimeError, TypeError, ImportError) as error:
+        raise TraceError(f"{kind.__name__} cannot be built from this {type(config).__name__}: "
+                         f"{error}") from error
+
+
+def _class_for(config: Any) -> Any:
+    """The class that the configuration names, else the one that transformers gives it a head of.
+
+    Without a name, encoder-decoders and encoders get the head that they are trained with.
+    """
+    import transformers
+
+    if listed := getattr(config, "architectures", None):
+        return _named_class(listed[0], type(config).__name__)
+    kinds = ["AutoModelForCausalLM", "AutoModel"]
+    if getattr(config, "is_encoder_decoder", False):
+        kinds.insert(0, "AutoModelForSeq2SeqLM")
+    elif not getattr(config, "is_decoder", False):
+        kinds.insert(0, "AutoModelForMaskedLM")
+    for name in kinds:
+        kind = getattr(transformers, name)
+        if type(config) in kind._model_mapping:
+            return kind
+    raise TraceError(f"transformers has no model for a {type(config).__name__}; set "
+                     'config.architectures = ["NameOfTheModelClass"]')
+
+
+def _named_class(name: str, asked: str) -> Any:
+    import transformers
+
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        raise TraceError(f"{asked!r} is a {name}, which this version of transformers does "
+                         "not have; load the model yourself and pass the object")
+    return kind
+
+
+def _load_pretrained(name: str, dtype: torch.dtype | None) -> nn.Module:
     import transformers
 
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         listed = getattr(config, "architectures", None) or ["AutoModel"]
-        kind = getattr(transformers, listed[0], None)
-        if kind is None:
-            raise TraceError(f"{name!r} is a {listed[0]}, which this version of transformers does "
-                             "not have; load the model yourself and pass the object")
-        return kind.from_pretrained(name, dtype=dtype).eval()
+        kind = _named_class(listed[0], name)
+        return kind.from_pretrained(name, dtype=dtype or torch.float32).eval()
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise TraceError(f"{name!r} could not be loaded as a model: {first} "
-                         "(a folder needs config.json and weights; a hub name needs the "
-                         "network or a filled cache)") from error
+                         "(a folder needs config.json and weights, its config.json alone is "
+                         "traced without weights; a hub name needs the network or a filled "
+                         "cache)") from error
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> nn.Module:
+def _load_gguf(path: Path, dtype: torch.dtype | None) -> nn.Module:
     if path.suffix != ".gguf":
         raise TraceError(f"{path} is a file, and the only model files that can be read are "
                          ".gguf; for safetensors pass the folder that holds config.json")
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype or torch.float32)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, IndexError) as error:
         raise TraceError(f"{path} could not be read as GGUF: {error}") from error
     return model.eval()

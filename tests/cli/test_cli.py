@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import rewrite as rw
 from rewrite.cli import app
+from tests.models.table import TABLE
 from tests.tinyfolder import save_tiny
 
 
@@ -79,6 +80,59 @@ def test_trace_and_draw(folder: Path, study: Path, tmp_path: Path) -> None:
         result = run(*words, "--out", str(out))
         assert result.exit_code == 0, result.output
         assert "<svg" in out.read_text()
+
+
+def test_trace_prints_the_report(folder: Path) -> None:
+    result = run("trace", str(folder), "--no-parts")
+    assert result.exit_code == 0 and "not asked for" in result.output
+    result = run("trace", str(folder))
+    words = " ".join(result.output.split())
+    for text in ("GPT2LMHeadModel", "int64 [batch, seq]", "paths start at tokens", "op nodes",
+                 "a0-a1: 4 heads each", "1 embed, 2 attention, 2 mlp, 1 output", "676 paths",
+                 "not split nothing", "equals the model bit for bit", "s to trace"):
+        assert text in words, text
+
+
+def test_trace_as_json(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.pt2"
+    result = run("trace", str(folder), "--json", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["origin"] == str(folder) and found["components"]["heads"] == 8
+    assert found["parity"]["difference"] == 0 and found["components"]["unsplit"] == []
+    assert "wrote" in result.stderr and out.stat().st_size > 0
+
+
+def test_a_length_that_is_fixed_is_traced_again_on_request(tmp_path: Path) -> None:
+    TABLE["mamba"].build(num_hidden_layers=1).save_pretrained(tmp_path)
+    result = run("trace", str(tmp_path), "--length", "6", "--no-parts", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["origin"] == str(tmp_path)
+    assert found["inputs"][0]["dims"] == [
+        {"size": "batch", "symbolic": True, "pinned": False},
+        {"size": 6, "symbolic": False, "pinned": True}]
+    assert "length fixed" in found["export"]["method"] and found["export"]["tried"]
+    assert found["parity"]["bit_for_bit"]
+
+
+def test_trace_at_other_sizes(folder: Path) -> None:
+    result = run("trace", str(folder), "--length", "5", "--batch", "4", "--no-parts", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["inputs"][0]["dims"][1]["symbolic"]
+    assert found["parity"]["shapes"][0] == "5x11", "compared at one row and six tokens more"
+    result = run("trace", str(folder), "--length", "0")
+    assert result.exit_code == 2, "that is no length"
+
+
+def test_a_length_for_what_has_none(tmp_path: Path) -> None:
+    TABLE["vit"].build().save_pretrained(tmp_path)
+    result = run("trace", str(tmp_path), "--length", "5")
+    assert result.exit_code == 1
+    words = " ".join(result.output.split())
+    assert "ViTForImageClassification reads pixel_values [3, 3, 16, 16]" in words
+    assert "rw.trace(model, inputs={...})" in words
 
 
 def test_a_number_that_the_file_does_not_hold(study: Path) -> None:

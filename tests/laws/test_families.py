@@ -154,7 +154,7 @@ class Values(fx.Interpreter):
     """All values of an op graph."""
 
     def __init__(self, at: Traced, ids: torch.Tensor) -> None:
-        super().__init__(at.graph.module)
+        super().__init__(at.parts.graph.module)
         self.seen: dict[fx.Node, object] = {}
         with torch.no_grad():
             self.run(ids)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from rewrite.ir.ops import as_ranges, take
-from rewrite.rules.slicing import RULES, Pushed, aligned, as_slice, compose, push, regroup
+from rewrite.rules.picks import Pushed, aligned, compose, regroup
+from rewrite.rules.slicing import RULES, as_slice, push
 
 aten = torch.ops.aten
 often = settings(max_examples=60, derandomize=True, deadline=None)

@@ -1,0 +1,82 @@
+"""Which stack of layers a region belongs to: encoder, decoder, the tower of one input."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import fx
+
+from rewrite.ir.flow import args
+from rewrite.parts.regions import Cut, Region
+
+SOURCE_NAMES = {"input_ids": "tokens"}
+
+
+def source_name(node: fx.Node) -> str:
+    """`tokens` for `input_ids`, else the input's own name."""
+    return SOURCE_NAMES.get(str(node.target), str(node.target))
+
+
+class Stacks:
+    """The residual streams of a model and what joins them.
+
+    Values belong to one stream if a chain of residual sums (and norms on the stream) links
+    them.  Cross attention reads its queries from one stream and its keys and values from
+    another one: the model is then an encoder-decoder.
+    """
+
+    def __init__(self, cut: Cut) -> None:
+        self.cut = cut
+        self._parent: dict[fx.Node, fx.Node] = {}
+        for node in cut.sums:
+            for term in args(node)[:2]:
+                self._join(node, term)
+        for region in cut.regions:
+            products = any(cut.flow.contracts(node) for node in region.nodes)
+            if not products and region.layer is None and len(region.slots) == 1:
+                self._join(region.output, region.slots[0][1])  # a norm on the stream
+
+    def crosses(self, region: Region) -> bool:
+        """Whether a layer reads keys and values of a stream that asks nobody itself."""
+        return region in self._crossing
+
+    def prefix(self, region: Region) -> str:
+        """`enc` or `dec` where there is cross attention, the input's name where there are several.
+
+        Empty for what depends on several inputs, and for models with one stack.
+        """
+        if self._crossing:
+            return "enc" if self._told(region.output) else "dec"
+        if len(self.cut.flow.sources) < 2:
+            return ""
+        behind = [s for s in self.cut.flow.sources if self.cut.flow.is_before(s, region.output)]
+        return source_name(behind[0]) if len(behind) == 1 else ""
+
+    @cached_property
+    def _crossing(self) -> list[Region]:
+        found = [r for r in self.cut.regions if r.layer is not None and self._elsewhere(r)]
+        asking = {self._stream(region.output) for region in found}
+        return [r for r in found if asking.isdisjoint(self._streams(r, "kv"))]
+
+    def _elsewhere(self, region: Region) -> bool:
+        """Whether queries come from another stream than keys and values."""
+        asks, told = self._streams(region, "q"), self._streams(region, "kv")
+        return bool(asks and told) and asks.isdisjoint(told)
+
+    def _streams(self, region: Region, ports: str) -> set[fx.Node]:
+        return {self._stream(node) for port, node in region.slots if port and port in ports}
+
+    def _told(self, value: fx.Node) -> bool:
+        """Whether keys or values of cross attention depend on a value."""
+        return any(
+            node is value or self.cut.flow.is_before(value, node)
+            for region in self._crossing for port, node in region.slots if port in ("k", "v")
+        )
+
+    def _stream(self, node: fx.Node) -> fx.Node:
+        while (above := self._parent.get(node, node)) is not node:
+            node = above
+        return node
+
+    def _join(self, a: fx.Node, b: fx.Node) -> None:
+        self._parent[self._stream(b)] = self._stream(a)

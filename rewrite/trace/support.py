@@ -1,0 +1,138 @@
+"""What cannot be traced for a reason that is known before: said with what to do instead."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rewrite.errors import TraceError
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise `TraceError` for a model in training mode, with weights elsewhere, or packed ones."""
+    if model.training:
+        raise TraceError(f"{type(model).__name__} is in training mode, where dropout makes every "
+                         "run different: call model.eval() first")
+    if offloaded := [name for name, module in model.named_modules() if _offloads(module)]:
+        raise TraceError(
+            f"{type(model).__name__} keeps weights on disk or in another memory and loads them "
+            f"while it runs ({len(offloaded)} modules, {offloaded[0] or 'the model'!r} first), "
+            "and a graph needs them in place: load it with a device_map that offloads nothing "
+            "(after cpu_offload or disk_offload of a loaded model, "
+            "accelerate.hooks.remove_hook_from_module(model, recurse=True) brings them back), or "
+            "trace without weights: rw.trace(model.config)")
+    for name, module in model.named_modules():
+        if held := _packed(module):
+            owner, _, leaf = name.rpartition(".")
+            if leaf.startswith("_"):  # the holder is a detail of the module around it
+                name, module, held = owner, model.get_submodule(owner), f"{leaf}.{held}"
+            raise TraceError(
+                f"{type(model).__name__} is quantised: {name!r} is a {_class(module)}, which "
+                f"keeps its weight packed in {held!r}, where a graph cannot read it; trace the "
+                "model before it is quantised, or replace the module by one with plain tensors "
+                "that dequantises in forward")
+
+
+def _offloads(module: nn.Module) -> bool:
+    """Whether a hook of accelerate brings the weights of this module only while it runs."""
+    stack = [getattr(module, "_hf_hook", None)]
+    while stack:
+        hook = stack.pop()
+        stack.extend(getattr(hook, "hooks", ()))
+        if getattr(hook, "offload", False) is True:
+            return True
+    return False
+
+
+def _packed(module: nn.Module) -> str | None:
+    """The attribute in which a module holds a weight that is no plain tensor."""
+    for name, value in _attributes(module):
+        if isinstance(value, torch.ScriptObject) or (
+                isinstance(value, Tensor) and value.is_quantized):
+            return name
+    return None
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for table in (vars(module), module._parameters, module._buffers):
+        yield from table.items()
+
+
+def _class(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def experts(model: nn.Module) -> list[nn.Module]:
+    """Modules whose experts transformers can compute in several ways.
+
+    The marks are those that its decorator `use_experts_implementation` leaves; a
+    configuration names an implementation for every model, with experts or without.
+    """
+    return [module for module in model.modules()
+            if all(hasattr(module, name) for name in ("is_transposed", "is_concatenated",
+                                                      "has_gate", "config"))]
+
+
+def batch_experts(model: nn.Module) -> tuple[str, ...]:
+    """Compute experts by batched products, in place; returns a note if that is a change.
+
+    For models without weights: without values, nothing says which expert is to be computed,
+    and torch gives shapes of grouped products for bfloat16 only.
+    """
+    ways = {str(getattr(m.config, "_experts_implementation", "")) for m in experts(model)}
+    setter: Any = getattr(model, "set_experts_implementation", None)
+    if setter is None or not ways - {"batched_mm"}:
+        return ()
+    setter("batched_mm")
+    return (f"experts are computed by batched products instead of {', '.join(sorted(ways))}",)
+
+
+def remedy(model: nn.Module, error: Exception) -> str:
+    """What to try if the model itself, or its export, fails with `error`; may be empty."""
+    said = []
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        said.append(f"its weights are quantised ({type(quantizer).__name__}): load it without "
+                    "quantization_config, or call model.dequantize() first")
+    ways = {str(getattr(m.config, "_experts_implementation", "")) for m in experts(model)}
+    if ways - {"", "batched_mm"}:
+        way = ", ".join(sorted(ways))
+        said.append(f"its experts are computed by {way}, which does not take every type: "
+                    'call model.set_experts_implementation("batched_mm") first')
+    return "".join(f" ({text})" for text in said) if _of_weights(error) else ""
+
+
+def _of_weights(error: Exception) -> bool:
+    """Whether an error may come from the type or packing of weights."""
+    words = ("expected mat", "dtype", "scalar type", "float32", "not implemented for", "int8",
+             "quantized", "subclass")
+    return any(word in str(error).lower() for word in words)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error that says something, with the error's type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the graphs that torch logs or prints when something fails that is reported anyway.
+
+    What is printed while it succeeds is passed on.
+    """
+    logger, before = logging.getLogger("torch"), logging.getLogger("torch").level
+    logger.setLevel(logging.CRITICAL)
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            yield
+        sys.stderr.write(printed.getvalue())
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,158 @@
+"""Weights for a graph that was traced without them, or others for one that has some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from rewrite.errors import TraceError
+from rewrite.ir.graph import Certificate, Graph
+from rewrite.trace.capture import Capture
+from rewrite.trace.examples import default_inputs, fresh
+from rewrite.trace.fake import has_no_weights
+from rewrite.trace.flat import Flat
+from rewrite.trace.parity import compare, probe_ones, tolerance
+from rewrite.trace.support import check_supported
+
+SHOWN = 8
+LATER = "parity not measured, the weights came without a model"
+
+
+def with_weights(
+    graph: Graph, weights: nn.Module | Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor] | None = None,
+) -> Graph:
+    """See `Graph.with_weights`."""
+    module = weights if isinstance(weights, nn.Module) else None
+    if module is not None:
+        check_supported(module)
+        if has_no_weights(module):
+            raise TraceError(f"{type(module).__name__} has no weights either, it is on the meta "
+                             "device: pass a model that is loaded")
+    elif not isinstance(weights, Mapping):
+        raise TraceError(f"weights come from a model or a state dict, found "
+                         f"{type(weights).__name__}: graph.with_weights(model)")
+    found = _bound(graph, _finder(weights))
+    if module is None:
+        unmeasured = Certificate(None, None, (), LATER, 0.0)
+        return replace(graph, module=found, weightless=False, certificate=unmeasured)
+    return _measured(replace(graph, module=found, weightless=False), module, inputs)
+
+
+def _finder(weights: nn.Module | Mapping[str, Tensor]) -> Callable[[str], Any]:
+    if isinstance(weights, Mapping):
+        return weights.get
+
+    def find(name: str) -> Any:
+        owner, _, leaf = name.rpartition(".")
+        try:
+            return getattr(weights.get_submodule(owner), leaf, None)
+        except AttributeError:
+            return None
+
+    return find
+
+
+def _bound(graph: Graph, find: Callable[[str], Any]) -> fx.GraphModule:
+    """The graph over the tensors that `find` gives for its names."""
+    nodes = graph.module.graph.find_nodes(op="get_attr")
+    tensors: dict[str, Any] = {}
+    constants: dict[str, Any] = {}  # made by the graph itself: numbers in the model's code
+    missing, wrong = [], []
+    for name in dict.fromkeys(str(node.target) for node in nodes):
+        now, new = _attribute(graph.module, name), find(name)
+        if not isinstance(new, Tensor):
+            if isinstance(now, Tensor) and now.is_meta:
+                missing.append(name)
+            else:
+                constants[name] = now
+        elif new.shape != now.shape or new.dtype != now.dtype:
+            wrong.append(f"{name} is {_kind(new)}, the graph needs {_kind(now)}")
+        else:
+            tensors[name] = new
+    if missing or wrong:
+        said = [f"{name} is missing" for name in missing] + wrong
+        more = f"\n  and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+        shown = "".join(f"\n  {line}" for line in said[:SHOWN])
+        raise TraceError(f"{graph.name} cannot take these weights:{shown}{more}\n{_advice(wrong)}")
+    device = _place(tensors)
+    constants = {name: value.to(device) if device and isinstance(value, Tensor) else value
+                 for name, value in constants.items()}
+    copied = _copy(graph.module.graph, device)
+    return fx.GraphModule(constants | tensors, copied, class_name=type(graph.module).__name__)
+
+
+def _advice(wrong: list[str]) -> str:
+    if wrong:
+        return ("pass weights of the model that was traced, in its type: "
+                "from_pretrained(..., dtype=...), or trace again with dtype=...")
+    return ("pass the model itself: buffers such as rotary frequencies are not in its state dict; "
+            "dict(model.named_parameters()) | dict(model.named_buffers()) has them")
+
+
+def _place(tensors: Mapping[str, Tensor]) -> torch.device | None:
+    """The device of the weights.  The graph creates its masks and positions there."""
+    places = {tensor.device for tensor in tensors.values()}
+    if len(places) > 1:
+        found = ", ".join(sorted(map(str, places)))
+        raise TraceError(f"the weights are on several devices ({found}), and a graph that was "
+                         "traced without weights knows one only: trace the loaded model itself, "
+                         "rw.trace(model)")
+    return next(iter(places), None)
+
+
+def _copy(graph: fx.Graph, device: torch.device | None) -> fx.Graph:
+    """The same nodes with the same names and notes, creating tensors on `device`."""
+    made, values = fx.Graph(), {}
+
+    def moved(value: Any) -> Any:
+        return device if isinstance(value, torch.device) and device is not None else value
+
+    for node in graph.nodes:
+        values[node] = made.node_copy(node, values.__getitem__)
+        values[node].args = map_aggregate(values[node].args, moved)
+        values[node].kwargs = map_aggregate(values[node].kwargs, moved)
+    made.lint()
+    return made
+
+
+def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Tensor] | None) -> Graph:
+    names = [spec.name for spec in graph.inputs]
+    examples = fresh(default_inputs(model) if inputs is None else inputs)
+    if set(examples) != set(names):
+        call = ", ".join(f"{name!r}: tensor" for name in names)
+        raise TraceError(f"to measure parity {graph.name} needs the inputs {', '.join(names)}, "
+                         f"found {', '.join(examples)}: graph.with_weights(model, "
+                         f"inputs={{{call}}})")
+    flat = Flat(model, tuple(names))
+    flat.outputs = graph.outputs
+    axes = {spec.name: tuple(i for i, dim in enumerate(spec.shape) if isinstance(dim, str))
+            for spec in graph.inputs}
+    old = graph.certificate
+    method, notes = (old.method, old.notes) if old else ("weights bound by name", ())
+    captured = Capture(graph.module, graph.inputs, axes, method, notes, graph.guards)
+    parity = compare(captured, flat, examples)
+    if not parity.within(tolerance(graph.module)):
+        raise TraceError(f"with these weights the graph differs from {type(model).__name__} by "
+                         f"{parity.difference:.2e} (largest output {parity.scale:.2e}) on "
+                         f"{', '.join(parity.shapes)}: was it traced from the same configuration? "
+                         "Trace the loaded model itself: rw.trace(model)")
+    captured, ones = probe_ones(captured, flat, examples)
+    certificate = Certificate(parity.difference, parity.scale, (*parity.shapes, *ones), method,
+                              old.seconds if old else 0.0, notes)
+    return replace(graph, guards=captured.guards, certificate=certificate)
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    for part in name.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

@@ -1,0 +1,249 @@
+"""Graphs of models without weights: planned as they are, exact as soon as they get some."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+import rewrite as rw
+from rewrite.errors import InputError, TraceError
+from rewrite.trace import load
+from tests.models.table import TABLE
+from tests.zoo import error, logits, tiny, tokens, traced
+
+
+def config(family: str, **changes: Any) -> Any:
+    """The tiny configuration of a family, naming its class."""
+    found = TABLE[family].configuration(**changes)
+    found.architectures = [TABLE[family].model]
+    return found
+
+
+# They cover rotary buffers, fused projections, experts, an encoder-decoder, constants in the
+# code, tables of indices, images and a length that is fixed.
+FAMILIES = ["llama", "gpt2", "mixtral", "t5", "gpt_neo", "swin", "vit", "whisper"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_make_it_the_model(family: str) -> None:
+    empty = rw.trace(config(family))
+    assert empty.weightless and all(p.is_meta for p in empty.module.parameters())
+    assert empty.certificate is not None
+    assert empty.certificate.difference is None and empty.certificate.scale is None
+    assert str(empty.certificate).startswith("parity not measured, there are no weights")
+
+    model = TABLE[family].build()
+    graph = empty.with_weights(model)
+    assert not graph.weightless and graph.certificate is not None
+    assert "equals the model" in str(graph.certificate)
+    if family == "mixtral":  # its experts are added up in another order
+        assert "batched products instead of grouped_mm" in str(graph.certificate)
+        assert graph.certificate.difference is not None and graph.certificate.difference < 1e-4
+    else:
+        assert graph.certificate.difference == 0.0
+    own = {id(parameter) for parameter in model.parameters()}
+    assert {id(parameter) for parameter in graph.module.parameters()} <= own
+    assert empty.weightless and all(p.is_meta for p in empty.module.parameters())
+
+
+def test_the_graph_is_that_of_the_loaded_model() -> None:
+    """Not one op differs, so that what is planned without weights is what runs with them."""
+    empty, full = rw.trace(config("llama")), rw.trace(TABLE["llama"].build())
+    assert empty.code == full.code
+    assert empty.inputs == full.inputs and empty.outputs.names == full.outputs.names
+
+
+def test_everything_but_calls(tmp_path: Path) -> None:
+    graph = rw.trace(config("llama"))
+    parts, full = graph.components(), rw.trace(TABLE["llama"].build()).components()
+    assert parts.names == full.names and parts.edges == full.edges and parts.notes == full.notes
+    hypothesis = {"clean": "a0.h1 -> ... -> a1.h2.q"}
+    exp, wanted = (rw.expand(rw.Hypothesis(p, hypothesis)) for p in (parts, full))
+    assert exp.cost.forwards == wanted.cost.forwards and exp.copies == wanted.copies
+    assert exp.code == wanted.code and exp.formula() == wanted.formula()
+    for thing in (graph, parts, exp):
+        thing.draw(tmp_path / "picture.svg")
+        assert "parity not measured" in (tmp_path / "picture.svg").read_text().replace("&#45;", "-")
+    assert pickle.loads(pickle.dumps(graph.module)).code
+
+
+def test_calls_are_refused() -> None:
+    graph, ids = rw.trace(config("gpt2")), tokens(2, 5)
+    parts = graph.components()
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h1"}))
+    run = {"input_ids": ids}
+    for call in (lambda: graph(**run), lambda: parts(**run), lambda: exp(clean=run, corrupt=run),
+                 lambda: graph.delete(graph.nodes[-1])(**run)):
+        with pytest.raises(InputError, match=r"traced without weights: call graph\.with_weights"):
+            call()
+
+
+def test_what_is_planned_runs_with_weights() -> None:
+    model, ids, others = TABLE["llama"].build(), tokens(3, 9, 1), tokens(3, 9, 2)
+    parts = rw.trace(config("llama")).with_weights(model).components()
+    wanted = rw.trace(model).components()
+    runs = {"clean": {"input_ids": ids}, "corrupt": {"input_ids": others}}
+    with torch.no_grad():
+        found, expected = (
+            rw.expand(rw.Hypothesis(p, {"clean": "a0.h1 -> ... -> a1.h2.q"}))(**runs).logits
+            for p in (parts, wanted))
+    assert torch.equal(found, expected)
+
+
+def test_a_model_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = tf.LlamaForCausalLM(config("llama")).eval()
+    graph = rw.trace(model)
+    assert graph.weightless and graph.name == "LlamaForCausalLM"
+    assert all(parameter.is_meta for parameter in model.parameters())  # it is left alone
+    assert graph.with_weights(TABLE["llama"].build()).certificate.difference == 0.0  # type: ignore
+
+
+def test_a_plain_module_on_the_meta_device() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)).eval()
+
+    with torch.device("meta"):
+        graph = rw.trace(build(), inputs={"input": torch.ones(3, 4)})
+    model, x = build(), torch.randn(5, 4)
+    with pytest.raises(TraceError, match=re.escape("graph.with_weights(model, inputs={'input'")):
+        graph.with_weights(model, inputs={"x": x})
+    full = graph.with_weights(model, inputs={"input": torch.ones(3, 4)})
+    assert torch.equal(full(input=x), model(x))
+
+
+def test_a_model_that_is_loaded_in_part() -> None:
+    model = tiny("llama")
+    model.lm_head.to("meta")
+    with pytest.raises(TraceError, match=r"loaded in part: 1 of \d+ parameters(.|\n)*lm_head"):
+        rw.trace(model)
+
+
+def test_the_file_of_a_configuration(tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    model.config.save_pretrained(tmp_path)
+    graph = rw.trace(tmp_path / "config.json")
+    assert graph.weightless and graph.name == "GPT2LMHeadModel"
+    assert graph.origin == str(tmp_path / "config.json")
+    with pytest.raises(TraceError, match=r"its config\.json alone is traced without weights"):
+        rw.trace(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TraceError, match=r"no configuration of a model(.|\n)*model_type"):
+        rw.trace(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(("family", "name"), [
+    ("llama", "LlamaForCausalLM"), ("bert", "BertForMaskedLM"),
+    ("t5", "T5ForConditionalGeneration"), ("vit", "ViTModel"),
+])
+def test_a_configuration_without_a_class(family: str, name: str) -> None:
+    found = TABLE[family].configuration()
+    assert not found.architectures
+    model = load(found)
+    assert type(model).__name__ == name and not model.training
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_class_that_does_not_exist() -> None:
+    found = config("llama")
+    found.architectures = ["NoSuchModel"]
+    with pytest.raises(TraceError, match="NoSuchModel, which this version of transformers does not"):
+        rw.trace(found)
+
+
+def test_the_type_of_a_configuration() -> None:
+    found = config("llama", dtype="bfloat16")
+    assert load(found).dtype == torch.bfloat16 and load(config("llama")).dtype == torch.float32
+    assert load(found, torch.float64).dtype == torch.float64
+    graph = rw.trace(found)
+    assert graph.dtype == torch.bfloat16
+    model = TABLE["llama"].build(torch.bfloat16)
+    assert graph.with_weights(model).certificate.difference == 0.0  # type: ignore
+    with pytest.raises(TraceError, match=re.escape(
+            "model.embed_tokens.weight is float32 [97, 32], the graph needs bfloat16 [97, 32]")):
+        graph.with_weights(TABLE["llama"].build())
+
+
+def test_weights_by_name() -> None:
+    model = TABLE["llama"].build()
+    graph = rw.trace(config("llama"))
+    with pytest.raises(TraceError, match=r"inv_freq is missing\npass the model itself: buffers"):
+        graph.with_weights(model.state_dict())
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    full = graph.with_weights(named)
+    assert full.certificate is not None and full.certificate.difference is None
+    assert "parity not measured, the weights came without a model" in str(full.certificate)
+    ids = tokens(2, 9)
+    assert torch.equal(full(input_ids=ids).logits, logits(model, input_ids=ids))
+    named.pop("lm_head.weight")
+    named["model.norm.weight"] = torch.ones(7)
+    with pytest.raises(TraceError) as caught:
+        graph.with_weights(named)
+    assert "lm_head.weight is missing" in str(caught.value)
+    assert "model.norm.weight is float32 [7], the graph needs float32 [32]" in str(caught.value)
+
+
+def test_weights_that_are_none() -> None:
+    graph = rw.trace(config("gpt2"))
+    with pytest.raises(TraceError, match="found int: graph.with_weights"):
+        graph.with_weights(3)  # type: ignore[arg-type]
+    with pytest.raises(TraceError, match="GPT2LMHeadModel has no weights either"):
+        graph.with_weights(load(config("gpt2")))
+    with pytest.raises(TraceError, match="training mode"):
+        graph.with_weights(TABLE["gpt2"].build().train())
+
+
+def test_weights_of_a_model_that_computes_something_else() -> None:
+    """Same names and shapes, another rotation: the comparison with the model finds it."""
+    other = TABLE["llama"].build(num_attention_heads=8, num_key_value_heads=4, head_dim=4)
+    with pytest.raises(TraceError, match=r"differs from LlamaForCausalLM by(.|\n)*rw\.trace"):
+        rw.trace(config("llama")).with_weights(Renamed(other))
+
+
+class Renamed(nn.Module):
+    """Another model with the buffers that the graph expects."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.lm_head, self.config = model.model, model.lm_head, model.config
+        self.whole = [model]
+        self.model.rotary_emb.inv_freq = torch.ones(4)
+        self.eval()
+
+    def forward(self, input_ids: Tensor) -> Any:
+        return self.whole[0](input_ids=input_ids, use_cache=False)
+
+
+def test_other_weights_for_a_graph_that_has_some() -> None:
+    at, other = traced("llama"), tiny("llama")
+    with torch.no_grad():
+        other.lm_head.weight.mul_(2)
+    graph = at.graph.with_weights(other)
+    ids = tokens(2, 9)
+    assert torch.equal(graph(input_ids=ids).logits, logits(other, input_ids=ids))
+    assert error(graph(input_ids=ids).logits, at.graph(input_ids=ids).logits) > 0.1
+
+
+class Branch(nn.Module):
+    """Asks for the value of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) if x.sum() > 0 else x
+
+
+def test_what_needs_values_is_refused() -> None:
+    with torch.device("meta"):
+        model = Branch().eval()
+    with pytest.raises(TraceError, match=r"Branch itself fails on x \[3, 2\], without weights"):
+        rw.trace(model, inputs={"x": torch.ones(3, 2)})
