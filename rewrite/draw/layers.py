@@ -28,7 +28,7 @@ def layers(parts: Components) -> Layers:
     owner: dict[str, Component] = {}
     for component in parts.components.values():
         owner[component.short] = component
-        owner |= {f"{component.short}.h{i}": component for i in range(component.heads)}
+        owner |= dict.fromkeys(component.member_names, component)
     position = {node.name: index for index, node in enumerate(parts.dag.nodes)}
     block: dict[str, int] = {}
     label: dict[int, str] = {}

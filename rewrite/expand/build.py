@@ -12,7 +12,7 @@ from rewrite.ir.dag import Constant, Join, Node, Part, Source
 from rewrite.ir.ops import as_ranges, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
-from rewrite.parts.names import head_of
+from rewrite.parts.names import member_of
 from rewrite.rules.push_down_slice import Body
 
 Place = tuple[str, int]  # a node and which copy of it
@@ -65,7 +65,7 @@ class _Builder:
         self.rows: dict[Place, fx.Node] = {}
         self.constants: dict[str, fx.Node] = {}
         self.calls = self.weights = 0
-        self.layers = {f"{c.short}.h{i}" for c in parts.components.values() for i in range(c.heads)}
+        self.layers = {n for c in parts.components.values() for n in c.member_names}
         self.wanted = wanted_in_full(parts, product, reading)
 
     def build(self, single: bool) -> Built:
@@ -191,7 +191,7 @@ class _Builder:
     def _layer(self, name: str) -> Component | None:
         short, _, end = name.rpartition(".")
         component = self.parts.components.get(short)
-        return component if end == "out" and component and component.heads else None
+        return component if end == "out" and component and component.members else None
 
 
 def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set[Place]:
@@ -218,7 +218,7 @@ def _read_in_full(
     """What a part reads at all positions if only its last one is needed."""
     if node.name in parts.components:
         return [] if parts.last_row(node.name, columns=columns) else reads
-    layer, head = head_of(node.name) or (node.name, 0)
+    layer, head = member_of(node.name) or (node.name, 0)
     if parts.last_row(layer, (head,)) is None:
         return reads
     return [read for port, read in zip(node.ports, reads, strict=True)
@@ -237,7 +237,7 @@ def grouped(layer: Component, reads: Sequence[Sequence[tuple[int, ...]]]) -> lis
     `reads[copy][head]` are the copies that a head reads, one for each slot of the layer.
     """
     classes: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-    for head in range(layer.heads):
+    for head in range(layer.members):
         classes.setdefault(tuple(copy[head] for copy in reads), []).append(head)
     return [Group(tuple(heads), _alike(layer, key)) for key, heads in classes.items()]
 
@@ -272,8 +272,6 @@ def labelled(name: str, copy: Copy, total: int) -> str:
 
 
 def _group_label(layer: Component, group: Group) -> str:
-    if len(group.heads) == layer.heads:
+    if len(group.heads) == layer.members:
         return layer.short
-    if len(group.heads) == 1:
-        return f"{layer.short}.h{group.heads[0]}"
-    return f"{layer.short}.h" + "_".join(map(str, group.heads))
+    return layer.member_names[group.heads[0]] + "".join(f"_{head}" for head in group.heads[1:])

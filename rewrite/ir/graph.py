@@ -112,13 +112,14 @@ class Graph:
 
     @cached_property
     def _weights(self) -> tuple[tuple[str, torch.dtype, Tensor], ...]:
-        """Floating parameters: name, type when they were traced, and the tensor itself."""
+        """Floating weights: name, type when they were traced, and the tensor itself."""
         found = []
         for node in self.module.graph.find_nodes(op="get_attr"):
             seen, tensor = node.meta.get("val"), _attribute(self.module, str(node.target))
             if isinstance(seen, Tensor) and seen.is_floating_point() and isinstance(tensor, Tensor):
                 found.append((str(node.target), seen.dtype, tensor))
-        return tuple(found)
+        # Conversion of a model puts new buffers in place of the old ones, which a graph keeps.
+        return tuple(w for w in found if isinstance(w[2], torch.nn.Parameter)) or tuple(found)
 
     def check(self, inputs: Mapping[str, Tensor], who: str = "") -> dict[str, int]:
         """Raise `InputError` unless `inputs` fit; returns the sizes of the named dimensions."""

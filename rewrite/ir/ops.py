@@ -29,7 +29,8 @@ def take_every(x: Tensor, dim: int, period: int, ranges: Ranges) -> Tensor:
     >>> take_every(torch.arange(6), 0, 3, ((1, 2),))
     tensor([1, 4])
     """
-    return take(x.unflatten(dim, (-1, period)), dim % x.ndim + 1, ranges).flatten(dim, dim + 1)
+    dim %= x.ndim
+    return take(x.unflatten(dim, (-1, period)), dim + 1, ranges).flatten(dim, dim + 1)
 
 
 def total(*terms: Tensor) -> Tensor:
@@ -39,6 +40,28 @@ def total(*terms: Tensor) -> Tensor:
     tensor(7)
     """
     return reduce(torch.add, terms)
+
+
+def rows_of(x: Tensor, numbers: Tensor | None, wanted: tuple[int, ...]) -> Tensor:
+    """`x` with all rows set to zero whose number (by default 0, 1, 2, ...) is not wanted.
+
+    >>> rows_of(torch.ones(3, 1), torch.tensor([0, 2, 1]), (2,)).flatten()
+    tensor([0., 1., 0.])
+    """
+    if numbers is None:
+        numbers = torch.arange(x.shape[0], device=x.device)
+    kept = (numbers.unsqueeze(-1) == numbers.new_tensor(wanted)).any(-1)
+    return torch.where(kept.view(-1, *(1,) * (x.ndim - 1)), x, x.new_zeros(()))
+
+
+def expert_of_row(x: Tensor, ends: Tensor) -> Tensor:
+    """The expert of each row of `x`, if the rows of expert `e` end at `ends[e]`.
+
+    >>> expert_of_row(torch.ones(3, 1), torch.tensor([2, 2, 3]))
+    tensor([0, 0, 2])
+    """
+    rows = torch.arange(x.shape[0], device=x.device, dtype=ends.dtype)
+    return torch.searchsorted(ends, rows, right=True)
 
 
 def as_ranges(indices: Sequence[int]) -> Ranges:

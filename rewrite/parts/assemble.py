@@ -11,7 +11,7 @@ from torch import fx
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.ops import total
 from rewrite.parts.component import Component, Components
-from rewrite.parts.names import head_of
+from rewrite.parts.names import member_of
 from rewrite.parts.stacks import source_name
 from rewrite.rules.push_down_slice import Body, find
 
@@ -181,7 +181,7 @@ def split_module(parts: Components) -> fx.GraphModule:
         elif isinstance(node, Join):
             values[node.name] = build.join(node.name, [values[t] for t in node.terms])
         else:
-            found = None if node.name in parts.components else head_of(node.name)
+            found = None if node.name in parts.components else member_of(node.name)
             layer, heads = (found[0], (found[1],)) if found else (node.name, None)
             values[node.name] = build.part(
                 layer, [values[r] for r in node.reads], heads,

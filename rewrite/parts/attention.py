@@ -35,10 +35,19 @@ def _fused(node: fx.Node) -> Core:
 
 
 def unread(flow: Flow, cores: list[Core]) -> list[fx.Node]:
-    """Softmaxes that weigh values and are no core that could be read."""
+    """Softmaxes over positions that weigh values and are no core that could be read."""
     known = {core.softmax for core in cores}
     nodes = [node for node in flow.graph.nodes if flow.flows(node) and node not in known]
-    return [node for node in nodes if node.target in SOFTMAX and _weighed(flow, node) is not None]
+    return [node for node in nodes if node.target in SOFTMAX and (
+        _weighed(flow, node) is not None or _mixed(flow, node))]
+
+
+def _mixed(flow: Flow, node: fx.Node) -> bool:
+    """Whether a pattern enters a product by way of weights that mix it (talking heads)."""
+    positions = not isinstance(shape(node)[-1], int) and len(shape(node)) == 4
+    return positions and _first(
+        node, lambda n: [u for u in n.users if is_float(u)], 8,
+        lambda n: n.target in PRODUCTS and _flowing(flow, n)) is not None
 
 
 def _weighed(flow: Flow, node: fx.Node) -> fx.Node | None:

@@ -17,7 +17,7 @@ from rewrite.ir.graph import Graph
 from rewrite.parts.names import Name, heads_per_key, name_regions
 from rewrite.parts.regions import Cut, Region, cut
 from rewrite.parts.stacks import source_name
-from rewrite.rules import split_heads
+from rewrite.rules import split_experts, split_heads
 from rewrite.rules.push_down_slice import Body, Slicer
 from rewrite.rules.spelling import spelled
 
@@ -34,7 +34,18 @@ class Component:
 
     name: Name
     region: Region | None  # None: an output that is the residual stream itself
-    heads: int = 0  # 0: no heads are visible
+    members: int = 0  # heads or experts that can be told apart; 0: none
+
+    @property
+    def heads(self) -> int:
+        """How many heads can be told apart."""
+        return self.members if self.region and self.region.layer else 0
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """Names of its heads (`a5.h3`) or experts (`m5.e3`)."""
+        letter = "h" if self.heads else "e"
+        return tuple(f"{self.short}.{letter}{i}" for i in range(self.members))
 
     @property
     def short(self) -> str:
@@ -75,7 +86,13 @@ class Components:
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of all attention heads."""
-        return tuple(f"{c.short}.h{i}" for c in self.components.values() for i in range(c.heads))
+        return tuple(n for c in self.components.values() if c.heads for n in c.member_names)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of all experts."""
+        return tuple(name for c in self.components.values() if c.region and c.region.mixture
+                     for name in c.member_names)
 
     def component(self, name: str) -> Component:
         """The component called `name` (`a5` for a whole layer of attention)."""
@@ -88,7 +105,7 @@ class Components:
         self, name: str, heads: tuple[int, ...] | None = None,
         alike: Mapping[str, str] | None = None,
     ) -> Body:
-        """The component as a graph of its own; for attention, some heads, readings apart.
+        """The component as a graph of its own; some heads (readings apart) or experts of it.
 
         `alike` maps each port to the name under which it reads: {"q": "q", "k": "kv",
         "v": "kv"} reads the stream twice; by default q, k and v read it as one.
@@ -110,6 +127,9 @@ class Components:
         if region.layer is not None and component.heads:
             return split_heads.body(
                 owner, flow, leaves, region.layer, region.slots, heads, alike)[0]
+        if region.mixture is not None and heads is not None:
+            return split_experts.body(
+                owner, flow, leaves, region.mixture, region.output, region.slots, heads)
         slicer = Slicer(owner, flow, leaves)
         slicer.open_slots(tuple(dict.fromkeys(("", node) for _, node in region.slots)))
         return slicer.finish(slicer.emit(region.output))
@@ -148,6 +168,8 @@ class Components:
             return split_heads.last_row(
                 owner, flow, leaves, region.layer, region.slots, heads,
                 {port: "q" if port == "q" else alike.get(port, "kv") for port in "qkv"})
+        if region.mixture is not None and heads is not None:
+            return None
         slicer = Slicer(owner, flow, leaves, rows={1: (-1,)})
         slicer.open_slots(region.slots)
         pick: dict[int, tuple[int, ...]] = {1: (-1,)}
@@ -207,7 +229,10 @@ def components(graph: Graph, sources: Sequence[str] | None = None) -> Components
 
 
 def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, str]:
-    """How many heads can be told apart (0: none), and what stands in the way."""
+    """How many heads or experts can be told apart (0: none), and what stands in the way."""
+    if region.mixture is not None:
+        reason = split_experts.splits(pieces.flow, region.mixture, region.output, region.nodes)
+        return (0 if reason else region.mixture.experts), reason
     if region.layer is None:
         return 0, ""
     alike = {port: port for port in "qkv"}
@@ -229,7 +254,7 @@ def _wire(
     values |= dict(zip(pieces.constants, constants, strict=False))
     values |= {node: f"resid{index}" for index, node in enumerate(pieces.sums)}
     by_output = {c.region.output: c for c in found if c.region}
-    values |= {node: f"{c.short}.out" if c.heads else c.short for node, c in by_output.items()}
+    values |= {node: f"{c.short}.out" if c.members else c.short for node, c in by_output.items()}
     nodes: list[Any] = []
     spellings: dict[str, tuple[str, ...]] = {}
     for value in sorted(values, key=pieces.flow.order.__getitem__):
@@ -255,10 +280,16 @@ def _parts(
 ) -> list[Any]:
     region, short, path = component.region, component.short, component.name.path
     assert region is not None
-    if not component.heads or region.layer is None:
+    if not component.members:
         reads = dict.fromkeys(node for _, node in region.slots)
         spellings[short] = (path,) if path else ()
         return [Part(short, tuple(Port(short, values[node]) for node in reads))]
+    if region.layer is None:
+        values_read = dict.fromkeys(values[node] for _, node in region.slots)
+        experts = [Part(name, tuple(Port(name, value) for value in values_read))
+                   for name in component.member_names]
+        spellings |= {part.name: (f"{path}.e{i}",) for i, part in enumerate(experts) if path}
+        return [*experts, Join(f"{short}.out", component.member_names)]
     shared = heads_per_key(flow, region.layer)
     nodes: list[Any] = []
     for head in range(component.heads):

@@ -20,7 +20,7 @@ from rewrite.rules.split_heads import Attention
 
 aten = torch.ops.aten
 LETTERS = {"attention": "a", "cross": "x", "mlp": "m"}
-_HEAD = re.compile(r"(.+)\.h(\d+)")
+_MEMBER = re.compile(r"(.+)\.[he](\d+)")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Name:
     path: str
 
 
-def head_of(name: str) -> tuple[str, int] | None:
-    """Layer and number of a head; None if `name` is no head's.
+def member_of(name: str) -> tuple[str, int] | None:
+    """Layer and number of a head or an expert; None if `name` is neither.
 
-    >>> head_of("enc.a5.h3"), head_of("m5")
-    (('enc.a5', 3), None)
+    >>> member_of("enc.a5.h3"), member_of("m5.e1"), member_of("m5")
+    (('enc.a5', 3), ('m5', 1), None)
     """
-    found = _HEAD.fullmatch(name)
+    found = _MEMBER.fullmatch(name)
     return (found[1], int(found[2])) if found else None
 
 
@@ -58,7 +58,9 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
         if kind == "output":
             names.append(Name(outputs[region.output], kind, number, path))
             continue
-        if kind in LETTERS:
+        if kind == "router":
+            short = f"m{_mixture_number(cut, region, numbers)}.router"
+        elif kind in LETTERS:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
         elif kind == "norm":
             before = last.get(prefix)
@@ -78,6 +80,8 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
         return "cross" if stacks.crosses(region) else "attention"
     if region.output in outputs:
         return "output"
+    if region.output in cut.routers:
+        return "router"
     if any(node in cut.flow.sources for _, node in region.slots):
         return "embed"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"
@@ -96,6 +100,12 @@ def _numbers(cut: Cut, kinds: list[tuple[str, str]]) -> list[int | None]:
         for i, number in zip(members, found, strict=True):
             numbers[i] = number
     return numbers
+
+
+def _mixture_number(cut: Cut, router: Region, numbers: list[int | None]) -> int | None:
+    """The layer number of the experts that a router chooses from."""
+    return next((number for region, number in zip(cut.regions, numbers, strict=True)
+                 if region.mixture and region.mixture.router is router.output), None)
 
 
 def _number(path: str) -> int | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.flatten_sums import residual_sums
+from rewrite.rules.split_experts import Mixture, find_mixtures
 from rewrite.rules.split_heads import Attention, find_layers
 
 Slot = tuple[str, fx.Node]
@@ -27,6 +28,7 @@ class Region:
     nodes: frozenset[fx.Node]
     slots: tuple[Slot, ...]
     layer: Attention | None = None
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Cut:
     sums: tuple[fx.Node, ...]
     regions: tuple[Region, ...]
     constants: tuple[fx.Node, ...]
+    routers: frozenset[fx.Node]
     outputs: tuple[fx.Node, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -54,7 +57,9 @@ def cut(flow: Flow) -> Cut:
     constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
     layers, notes = _layers(flow)
     ends = {layer.output: layer for layer in layers}
-    writers = {node for node in (*terms, *outputs, *ends) if flow.flows(node)}
+    mixtures = find_mixtures(flow)
+    routers = {mixture.router for mixture in mixtures if mixture.router is not None}
+    writers = {node for node in (*terms, *outputs, *ends, *routers) if flow.flows(node)}
     writers -= {*sums, *flow.sources}
     writers |= _shared(flow, writers, {*sums, *flow.sources})
     stops = {*writers, *sums, *flow.sources}
@@ -62,9 +67,13 @@ def cut(flow: Flow) -> Cut:
     regions = []
     for node in ordered:
         region, note = _region(flow, node, stops, ends.get(node), layers)
+        inside = [m for m in mixtures if m.rows in region.nodes]
+        if region.layer is None and len(inside) == 1:
+            region = replace(region, mixture=inside[0])
         regions.append(region)
         notes.extend(note)
-    return Cut(flow, tuple(sums), tuple(regions), tuple(constants), outputs, tuple(notes))
+    return Cut(flow, tuple(sums), tuple(regions), tuple(constants), frozenset(routers), outputs,
+               tuple(notes))
 
 
 def _layers(flow: Flow) -> tuple[list[Attention], list[str]]:

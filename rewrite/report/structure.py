@@ -23,6 +23,7 @@ from rewrite.report.unsplit import Unsplit, unsplit
 from rewrite.trace.examples import dynamic_axes
 
 TRIED = "tried before: "
+PORTS = ("q", "k", "v", "gate")  # a gate is what enters a layer of heads beside q, k and v
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,9 @@ def _layer(component: Component, parts: Components) -> Layer:
     region = component.region
     assert region is not None and region.layer is not None
     shared = heads_per_key(parts.cut.flow, region.layer)
-    ports = tuple(dict.fromkeys(port or "gate" for port, _ in region.slots))
+    ports = sorted({port or "gate" for port, _ in region.slots}, key=PORTS.index)
     return Layer(component.short, component.name.kind, component.heads,
-                 component.heads // shared, ports, component.name.path)
+                 component.heads // shared, tuple(ports), component.name.path)
 
 
 def _export(certificate: Certificate) -> Export:

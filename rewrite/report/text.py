@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,8 @@ def _split(split: Split) -> list[tuple[str, str]]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in split.kinds.items())
     found = [("components", kinds), ("names", ", ".join(_first(fold(split.names), 24)))]
     if split.layers:
-        found.append(("heads", f"{split.heads} heads in {len(split.layers)} attention layers"))
+        found.append(("heads", f"{split.heads:,} heads in {len(split.layers)} attention layer"
+                      f"{'s' * (len(split.layers) > 1)}"))
         found += [("heads", text) for text in _first(_layers(split.layers))]
     else:
         found.append(("heads", "none"))
@@ -100,7 +102,8 @@ def _layers(layers: Sequence[Layer]) -> list[str]:
         shared = "" if layer.key_heads == layer.heads else f", {keys}"
         ports = "" if layer.ports == ("q", "k", "v") else f", read by {', '.join(layer.ports)}"
         alike.setdefault(f"{layer.heads} heads each{shared}{ports}", []).append(layer.name)
-    return [f"{', '.join(fold(names))}: {text}" for text, names in alike.items()]
+    return [f"{', '.join(fold(names))}: {text if len(names) > 1 else text.replace(' each', '', 1)}"
+            for text, names in alike.items()]
 
 
 def _unsplit(split: Split) -> list[tuple[str, str]]:
@@ -174,18 +177,17 @@ def fold(names: Iterable[str]) -> list[str]:
 def large(number: int) -> str:
     """A count that may have hundreds of digits.
 
-    >>> large(676), large(28 * 10 ** 51)
+    >>> large(676), large(2777 * 10 ** 49)
     ('676', '2.8 x 10^52')
     """
     if number < 10**9:
         return f"{number:,}"
-    exponent = len(str(number)) - 1
-    tenths = number // 10 ** (exponent - 1)
-    return f"{tenths // 10}.{tenths % 10} x 10^{exponent}"
+    digits, exponent = f"{Decimal(number):.1e}".split("e+")
+    return f"{digits} x 10^{exponent}"
 
 
 def _first(items: Sequence[str], most: int = SHOWN) -> list[str]:
     """The first of many, and how many more there are."""
     if len(items) <= most:
         return list(items)
-    return [*items[:most - 1], f"and {len(items) - most + 1} more (--json lists all)"]
+    return [*items[:most - 1], f"and {len(items) - most + 1} more (the JSON has all)"]

@@ -158,7 +158,9 @@ def through_view(before: Sequence[Any], after: Sequence[Any], pick: Pick) -> Box
         if axis in picks:
             return None
         part = next(p for p in old if p.axis == axis and p.inner) if is_inner else None
-        picks[axis] = Every(part.size, tuple(indices)) if part else indices
+        if part:
+            indices = Every(part.size, tuple(i % part.size for i in indices))
+        picks[axis] = indices
     if any((axis, True) not in inner and any(p.axis == axis and p.inner for p in old)
            for axis, _ in inner):
         return None  # a pick on the varying part of a folded axis

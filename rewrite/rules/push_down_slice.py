@@ -19,7 +19,8 @@ from torch import Tensor, fx
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take, take_every
 from rewrite.rules.picks import Every, Indices, Pick, SizeOf, compose
-from rewrite.rules.slicing import SPLITS, as_slice, push
+from rewrite.rules.slicing import SPLITS, as_slice
+from rewrite.rules.slicing_table import push
 
 aten = torch.ops.aten
 Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
@@ -100,6 +101,10 @@ class Slicer:
         return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)), self.multiplied)
 
     # one kind of node after the other
+
+    def compute(self, node: fx.Node) -> fx.Node:
+        """A copy of `node` whole, whatever `special` says of it."""
+        return self._compute(node, {}, "")
 
     def _make(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
         if node in self.leaves:
@@ -226,9 +231,10 @@ class Slicer:
     def _slot(self, node: fx.Node, port: str) -> fx.Node:
         slot = (port, node)
         if slot not in self.slots:
-            taken = {name for name, _ in self.slots}
+            taken = {str(holder.target) for holder in self.slots.values()}
             wish = port or "x"
-            self.slots[slot] = self._placeholder(f"{wish}_{node.name}" if port in taken else wish)
+            name = f"{wish}_{node.name}" if wish in taken else wish
+            self.slots[slot] = self._placeholder(name)
         return self.slots[slot]
 
     def open_slots(self, slots: Iterable[Slot]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import Flow, args, shape
+from rewrite.ir.flow import Flow, args, is_float, shape
 from rewrite.rules.picks import aligned
 
 aten = torch.ops.aten
@@ -30,8 +30,9 @@ STILL = {
     aten.cat.default, aten.slice.Tensor, aten.gather.default, aten.index_select.default,
     aten.contiguous.default, aten.clone.default, aten.dropout.default, aten.to.dtype,
     aten.to.dtype_layout, aten._to_copy.default, aten.masked_fill.Tensor, aten.masked_fill.Scalar,
-    aten.where.self, aten.slice_scatter.default, aten.scatter.value, aten.scatter.src,
-    aten.constant_pad_nd.default, aten.expand.default,
+    aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar,
+    aten.type_as.default, aten.to.device, aten.pad.default, aten.slice_scatter.default,
+    aten.scatter.value, aten.scatter.src, aten.constant_pad_nd.default, aten.expand.default,
 }
 Ports = dict[tuple[fx.Node, int], str]
 
@@ -60,13 +61,18 @@ def _follow(flow: Flow, scores: fx.Node, ports: Ports) -> int:
                 stack.append((addend, _aligned_axis(node, addend, axis)))
             continue
         if not _moves(node):
-            return 0  # made by something else than products: no attention
+            continue  # made by something else than products
         for position, operand in _operands(flow, node):
-            if flow.contracts(operand) or _is_row(node, operand, axis):
-                if args(node)[position] is operand:
-                    ports[node, position] = "q"  # a bias that each row computes for itself
+            if isinstance(operand.meta.get("val"), Tensor) and not is_float(operand):
+                continue  # a mask
+            before = _before(node, operand, axis)
+            computed = flow.contracts(operand) and operand.target not in PRODUCTS
+            if computed or _is_row(node, operand, axis):
+                by_row = _is_row(node, operand, axis) or before in (None, len(shape(operand)) - 1)
+                if args(node)[position] is operand:  # a bias that each row or column computes
+                    ports[node, position] = "q" if by_row else "k"
             else:
-                stack.append((operand, _before(node, operand, axis)))
+                stack.append((operand, before))
     return products
 
 
@@ -98,7 +104,8 @@ def _product(flow: Flow, node: fx.Node, axis: int | None, ports: Ports) -> int:
 def _operands(flow: Flow, node: fx.Node) -> list[tuple[int, fx.Node]]:
     """Flowing operands by position; those inside lists count as their list."""
     found = []
-    for position, arg in enumerate(args(node)):
+    used = args(node)[:1] if node.target is aten.type_as.default else args(node)
+    for position, arg in enumerate(used):
         several = arg if isinstance(arg, (list, tuple)) else [arg]
         found += [(position, a) for a in several if isinstance(a, fx.Node) and flow.flows(a)]
     return found

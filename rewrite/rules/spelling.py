@@ -106,11 +106,41 @@ def _reshape_as(write: _Writer, node: fx.Node) -> fx.Node:
     return write.call(aten.reshape.default, x, sizes)
 
 
+# view(x + y) + z = (view(x) + view(y)) + z: terms of a residual sum stay visible as terms
+@rule_for(aten.view.default, aten.reshape.default)
+def _view_of_sum(write: _Writer, node: fx.Node) -> fx.Node | None:
+    x, sizes = args(node)
+    adds = {aten.add.Tensor}
+    if x.target not in adds or len(x.users) > 1 or x.kwargs or len(args(x)) != 2:
+        return None
+    terms = [term for term in args(x) if isinstance(term, fx.Node)]
+    alike = all(isinstance(t.meta.get("val"), Tensor) and shape(t) == shape(x) for t in terms)
+    summed = any(user.target in adds for user in node.users)
+    if len(terms) < 2 or not alike or not summed:
+        return None
+    views = (write.call(aten.reshape.default, t, sizes) for t in terms)  # terms may have gaps
+    return write.call(aten.add.Tensor, *views)
+
+
+# expand_as(x, y) = expand(x, sizes of y)
+@rule_for(aten.expand_as.default)
+def _expand_as(write: _Writer, node: fx.Node) -> fx.Node:
+    x, like = args(node)
+    sizes = [write.size(like, d) for d in range(len(shape(like)))]
+    return write.call(aten.expand.default, x, sizes)
+
+
 # x.T = permute(x, backwards)
 @rule_for(aten.numpy_T.default)
 def _backwards(write: _Writer, node: fx.Node) -> fx.Node:
     (x,) = args(node)
     return write.call(aten.permute.default, x, list(range(len(shape(x))))[::-1])
+
+
+# x.mT = transpose(x, -2, -1)
+@rule_for(aten.mT.default)
+def _transposed(write: _Writer, node: fx.Node) -> fx.Node:
+    return write.call(aten.transpose.int, args(node)[0], -2, -1)
 
 
 # movedim(x, a, b) = permute(x, order)
@@ -169,7 +199,9 @@ def _constant_index(write: _Writer, node: fx.Node) -> fx.Node | None:
     if not isinstance(known, Tensor) or known.dtype not in (torch.int64, torch.int32):
         return None
     size = shape(x)[dim]
-    if known.ndim != 1 or known.is_meta or not isinstance(size, int) or known.numel() > 64:
+    if known.ndim != 1 or known.is_meta or not isinstance(size, int):
+        return None
+    if not 1 <= known.numel() <= 64:
         return None
     picked = [index % size for index in known.tolist()]
     pieces = [write.call(aten.slice.Tensor, x, dim, i, i + 1) for i in picked]
@@ -181,7 +213,8 @@ def _constant_index(write: _Writer, node: fx.Node) -> fx.Node | None:
 def _without_empty(write: _Writer, node: fx.Node) -> fx.Node | None:
     pieces, *rest = args(node)
     kept = [piece for piece in pieces if shape(piece) != (0,)]
-    if len(kept) == len(pieces) or not kept:
+    types = {piece.meta["val"].dtype for piece in pieces}  # an empty piece may set the type
+    if len(kept) == len(pieces) or not kept or len(types) > 1:
         return None
     return kept[0] if len(kept) == 1 else write.call(aten.cat.default, kept, *rest)
 
@@ -215,6 +248,12 @@ def _einsum(write: _Writer, node: fx.Node) -> fx.Node | None:
     if batch and (len(rows) != 1 or len(columns) != 1 or len(inner) != 1):
         return None
     sizes = {c: (x, a.index(c)) for c in a} | {c: (y, b.index(c)) for c in b if c not in a}
+    if any(shape(x)[a.index(c)] != shape(y)[b.index(c)] for c in (*batch, *inner)):
+        return None  # a letter of size 1 broadcasts
+    if max(len(columns), len(inner)) > 1 and all(
+            any(not isinstance(shape(sizes[c][0])[sizes[c][1]], int) for c in letters)
+            for letters in (inner, columns)):
+        return None  # two products of sizes that vary
     left = _ordered(write, x, a, [*batch, *rows], inner, [], sizes)
     right = _ordered(write, y, b, batch, inner, columns, sizes)
     made = write.call(aten.matmul.default, left, right)

@@ -203,8 +203,9 @@ def find_layers(flow: Flow, cores: Sequence[Core]) -> tuple[list[Attention], lis
             layers.append(Attention(tuple(found), projection, tail))
         else:
             names = ", ".join(core.result.name for core in members)
+            stops = _stops(flow, members, projection)
             notes.append(f"heads not split: no features of {projection.name} belong to one head "
-                         f"of {names}")
+                         f"of {names}{f'; a slice stops at {stops}' if stops else ''}")
     return layers, notes
 
 
@@ -224,6 +225,15 @@ def _head_axis(flow: Flow, core: Core, projection: fx.Node) -> HeadAxis | None:
         if all(asked):
             return axis
     return None
+
+
+def _stops(flow: Flow, cores: Sequence[Core], projection: fx.Node) -> str:
+    """The operators between cores and projection that no slice of features passes."""
+    data = args(projection)[CONTRACTIONS[projection.target][0]]
+    slicer = Slicer(None, flow, [core.result for core in cores])
+    if isinstance(shape(data)[-1], int):
+        slicer.emit(data, {len(shape(data)) - 1: (0,)})
+    return ", ".join(dict.fromkeys(slicer.stuck))
 
 
 def _first_products(flow: Flow, node: fx.Node) -> list[fx.Node]:

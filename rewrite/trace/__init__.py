@@ -19,7 +19,7 @@ from rewrite.trace.flat import Flat, output_spec
 from rewrite.trace.ladder import Failure
 from rewrite.trace.load import load
 from rewrite.trace.parity import compare, probe_ones, tolerance
-from rewrite.trace.support import batch_experts, check_supported, first_line, quiet, remedy
+from rewrite.trace.support import check_supported, first_line, quiet, remedy
 
 __all__ = ["load", "trace"]
 
@@ -53,15 +53,14 @@ def trace(
     """
     module = load(model, dtype)
     check_supported(module)
-    weightless, notes = has_no_weights(module), ()
+    weightless = has_no_weights(module)
     if weightless:
         module = faked(module)
-        notes = batch_experts(module)
     examples = fresh(default_inputs(module) if inputs is None else inputs)
     start = time.perf_counter()
     flat = Flat(module, tuple(examples))
     flat.outputs, left_out = output_spec(_eager(flat, examples))
-    captured, certificate = _first_right(flat, examples, start, (*left_out, *notes))
+    captured, certificate = _first_right(flat, examples, start, left_out)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     return Graph(found, captured.inputs, flat.outputs, type(module).__name__,
@@ -95,7 +94,7 @@ def _first_right(
 def _eager(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
     name = type(flat.model).__name__
     try:
-        with flat.inside(), torch.no_grad(), quiet():
+        with flat.eagerly(), torch.no_grad(), quiet():
             given = flat.given(inputs)
             return flat.call(*(given[name] for name in flat.names))
     except TypeError as error:
@@ -103,5 +102,7 @@ def _eager(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
                          f"{error}") from error
     except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
         shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in inputs.items())
-        raise TraceError(f"{name} itself fails on {shapes}, before anything is traced: "
-                         f"{first_line(error)}{remedy(flat.model, error)}") from error
+        when = ("without weights, when values may not be asked for" if flat.fake
+                else "before anything is traced")
+        raise TraceError(f"{name} itself fails on {shapes}, {when}: {first_line(error)}"
+                         f"{remedy(flat.model, error)}") from error

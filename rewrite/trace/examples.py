@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rewrite.errors import TraceError
-from rewrite.trace.fake import fake_mode, inside
+from rewrite.trace.flat import Flat
 from rewrite.trace.support import first_line, quiet, remedy
 
 # Different from each other and unlikely to be numbers of the model's configuration.
@@ -55,11 +55,10 @@ def default_inputs(model: nn.Module) -> dict[str, Tensor]:
 
 def _refusal(model: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
     """Why the model does not run on `inputs`: the only way to know which of them it needs."""
-    mode = fake_mode(model)
-    given = {n: v if mode is None else mode.from_tensor(v) for n, v in inputs.items()}
+    flat = Flat(model, tuple(inputs))
     try:
-        with torch.no_grad(), inside(mode), quiet():
-            model(**given)
+        with torch.no_grad(), flat.eagerly(), quiet():
+            model(**flat.given(inputs))
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError,
             IndexError) as error:
         return first_line(error) + remedy(model, error)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rewrite.errors import TraceError
 from rewrite.ir.graph import OutputSpec
 from rewrite.trace.fake import fake_mode, inside
+from rewrite.trace.support import experts_in_batches
 
 
 class Flat(nn.Module):
@@ -36,11 +38,22 @@ class Flat(nn.Module):
         """Where the model runs: its fake mode, or nowhere in particular."""
         return inside(self._mode)
 
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Where the model itself runs, to compare with.
+
+        Without weights its experts are computed in batches: of grouped products, torch knows
+        the shape for bfloat16 only, unless they are exported.
+        """
+        with self.inside(), experts_in_batches(self.model) if self.fake else nullcontext():
+            yield
+
     def given(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs as the model takes them: fake ones for a model without weights."""
         if self._mode is None:
             return dict(inputs)
-        return {name: self._mode.from_tensor(value) for name, value in inputs.items()}
+        here = {n: torch.zeros_like(v, device="cpu") if v.is_meta else v for n, v in inputs.items()}
+        return {name: self._mode.from_tensor(value) for name, value in here.items()}
 
     def call(self, *tensors: Tensor) -> Any:
         """The model's own return value."""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rewrite.trace.examples import dynamic_axes
-from rewrite.trace.support import experts, first_line
+from rewrite.trace.support import experts_in_batches, first_line, ways_of_experts
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,12 @@ class Failure:
 
     @staticmethod
     def of(rung: Rung, error: Exception) -> Failure:
-        """The failure of `rung` with `error`; of violated constraints, which and where."""
+        """The failure of `rung` with `error`; of violated constraints, the size that is fixed."""
         text = str(error)
         found = re.search(r"but your code specialized it to be a constant \((\d+)\)", text)
         reason = first_line(error)
         if found and CONSTRAINTS in text:
             reason = f"{type(error).__name__}: a size that should vary is fixed at {found[1]}"
-            where = re.search(r"your code specialized it.*?\n.*?File \"([^\"]+)\", line (\d+)",
-                              text, re.DOTALL)
-            reason += f" by {where[1]}:{where[2]}" if where else ""
         return Failure(rung.name, reason, text, rung.length)
 
     @property
@@ -152,18 +149,12 @@ def _has_patched_classes(model: nn.Module) -> bool:
 @contextmanager
 def _experts_in_batches(model: nn.Module) -> Iterator[Change | None]:
     """Experts as batched products with gathered weights instead of a loop over experts."""
-    before: Any = getattr(model, "get_experts_implementation", lambda: None)()
-    setter: Any = getattr(model, "set_experts_implementation", None)
-    ways = sorted({str(module.config._experts_implementation)  # pyright: ignore
-                   for module in experts(model)} - {"batched_mm"})
-    if before is None or setter is None or not ways:
+    ways = ", ".join(sorted(ways_of_experts(model) - {"batched_mm"}))
+    if not ways:
         yield None
         return
-    setter("batched_mm")
-    try:
-        yield Change((f"experts are computed by batched products instead of {', '.join(ways)}",))
-    finally:
-        setter(before)
+    with experts_in_batches(model):
+        yield Change((f"experts are computed by batched products instead of {ways}",))
 
 
 @contextmanager

@@ -111,10 +111,12 @@ def describe(inputs: Mapping[str, Tensor]) -> str:
 def _differ(captured: Capture, flat: Flat, inputs: Mapping[str, Tensor]) -> Parity:
     assert flat.outputs is not None
     order = [spec.name for spec in captured.inputs]
-    with flat.inside(), torch.no_grad():
+    with torch.no_grad():
         given = flat.given(inputs)
-        expected = flat(*(given[name] for name in flat.names))
-        found = captured.module(*(given[name] for name in order))
+        with flat.eagerly():
+            expected = flat(*(given[name] for name in flat.names))
+        with flat.inside():
+            found = captured.module(*(given[name] for name in order))
     parity = Parity(None if flat.fake else 0.0, None if flat.fake else 0.0, (describe(inputs),))
     for name, want, have in zip(flat.outputs.names, expected, found, strict=True):
         if want.shape != have.shape or want.dtype != have.dtype:

@@ -80,18 +80,25 @@ def experts(model: nn.Module) -> list[nn.Module]:
                                                       "has_gate", "config"))]
 
 
-def batch_experts(model: nn.Module) -> tuple[str, ...]:
-    """Compute experts by batched products, in place; returns a note if that is a change.
+def ways_of_experts(model: nn.Module) -> set[str]:
+    """How the experts of a model are computed: `grouped_mm`, say; empty if it has none."""
+    return {str(getattr(module.config, "_experts_implementation", None) or "eager")
+            for module in experts(model)}
 
-    For models without weights: without values, nothing says which expert is to be computed,
-    and torch gives shapes of grouped products for bfloat16 only.
-    """
-    ways = {str(getattr(m.config, "_experts_implementation", "")) for m in experts(model)}
+
+@contextmanager
+def experts_in_batches(model: nn.Module) -> Iterator[None]:
+    """Compute experts, if there are any, by batched products with gathered weights."""
     setter: Any = getattr(model, "set_experts_implementation", None)
-    if setter is None or not ways - {"batched_mm"}:
-        return ()
+    before: Any = getattr(model, "get_experts_implementation", lambda: None)()
+    if setter is None or before is None or not ways_of_experts(model) - {"batched_mm"}:
+        yield
+        return
     setter("batched_mm")
-    return (f"experts are computed by batched products instead of {', '.join(sorted(ways))}",)
+    try:
+        yield
+    finally:
+        setter(before)
 
 
 def remedy(model: nn.Module, error: Exception) -> str:
@@ -100,9 +107,7 @@ def remedy(model: nn.Module, error: Exception) -> str:
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
         said.append(f"its weights are quantised ({type(quantizer).__name__}): load it without "
                     "quantization_config, or call model.dequantize() first")
-    ways = {str(getattr(m.config, "_experts_implementation", "")) for m in experts(model)}
-    if ways - {"", "batched_mm"}:
-        way = ", ".join(sorted(ways))
+    if way := ", ".join(sorted(ways_of_experts(model) - {"batched_mm"})):
         said.append(f"its experts are computed by {way}, which does not take every type: "
                     'call model.set_experts_implementation("batched_mm") first')
     return "".join(f" ({text})" for text in said) if _of_weights(error) else ""

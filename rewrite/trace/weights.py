@@ -89,8 +89,9 @@ def _bound(graph: Graph, find: Callable[[str], Any]) -> fx.GraphModule:
 
 def _advice(wrong: list[str]) -> str:
     if wrong:
-        return ("pass weights of the model that was traced, in its type: "
-                "from_pretrained(..., dtype=...), or trace again with dtype=...")
+        return ("pass weights of the model that was traced, in its type: from_pretrained(..., "
+                "dtype=...), or trace again with dtype=...; model.to(dtype) converts buffers that "
+                "from_pretrained keeps in float32, so trace such a model itself: rw.trace(model)")
     return ("pass the model itself: buffers such as rotary frequencies are not in its state dict; "
             "dict(model.named_parameters()) | dict(model.named_buffers()) has them")
 

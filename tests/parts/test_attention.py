@@ -1,10 +1,12 @@
-"""Attention spelt out, and attention that cannot be read."""
+"""Attention spelt out, heads in the batch, and attention that cannot be read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rewrite as rw
 from tests.zoo import FAMILIES, tiny, tokens
@@ -22,28 +24,164 @@ def test_eager_attention_is_split_too(family: str) -> None:
     assert (found - wanted).abs().max() <= 1e-10 * wanted.abs().max()
 
 
-class Folded(nn.Module):
-    """Attention whose heads stand in the batch, as some models compute it."""
+class Layer(nn.Module):
+    """Attention of two heads on x `[batch, length, 8]`, in a residual stream."""
 
     def __init__(self) -> None:
         super().__init__()
         self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        self.mix, self.norm = nn.Linear(2, 2), nn.RMSNorm(8)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, _ = x.shape
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.o(self.joined(x))
 
-        def heads(y: torch.Tensor) -> torch.Tensor:
-            return y.view(batch, length, 2, 4).transpose(1, 2).reshape(batch * 2, length, 4)
+    def joined(self, x: Tensor) -> Tensor:
+        """Results of all heads side by side, before the output projection."""
+        raise NotImplementedError
 
-        scores = torch.bmm(heads(self.q(x)), heads(self.k(x)).transpose(1, 2)).softmax(-1)
-        z = torch.bmm(scores, heads(self.v(x))).view(batch, 2, length, 4).transpose(1, 2)
-        return x + self.o(z.reshape(batch, length, 8))
+    def head(self, x: Tensor, head: int) -> Tensor:
+        """What one head writes, computed by hand."""
+        at = slice(4 * head, 4 * head + 4)
+        q, k, v = (f(x)[:, :, at] for f in (self.q, self.k, self.v))
+        return (q @ k.transpose(1, 2)).softmax(-1) @ v @ self.o.weight[:, at].T
 
 
-def test_heads_that_cannot_be_split_are_reported() -> None:
-    model = Folded().eval()
-    parts = rw.trace(model, inputs={"x": torch.randn(3, 11, 8)}).components()
+class Folded(Layer):
+    """Attention whose heads stand in the batch, as some models compute it."""
+
+    def folded(self, y: Tensor) -> Tensor:
+        return y.view(y.shape[0], -1, 2, 4).transpose(1, 2).reshape(y.shape[0] * 2, -1, 4)
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
+
+    def joined(self, x: Tensor) -> Tensor:
+        q, k, v = (self.folded(f(x)) for f in (self.q, self.k, self.v))
+        z = self.attended(q, k, v).view(x.shape[0], 2, x.shape[1], 4).transpose(1, 2)
+        return z.reshape(*x.shape)
+
+
+class FoldedFused(Folded):
+    """Heads in the batch of the fused operator."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
+class Innermost(Folded):
+    """The batch in the heads: [heads * batch], as no axis of a fixed period holds it."""
+
+    def folded(self, y: Tensor) -> Tensor:
+        return y.view(y.shape[0], -1, 2, 4).permute(2, 0, 1, 3).reshape(2 * y.shape[0], -1, 4)
+
+    def joined(self, x: Tensor) -> Tensor:
+        q, k, v = (self.folded(f(x)) for f in (self.q, self.k, self.v))
+        z = self.attended(q, k, v).view(2, x.shape[0], x.shape[1], 4).permute(1, 2, 0, 3)
+        return z.reshape(*x.shape)
+
+
+class Apart(Layer):
+    """Heads on an axis of their own; subclasses change one step."""
+
+    def apart(self, y: Tensor) -> Tensor:
+        return y.view(y.shape[0], -1, 2, 4).transpose(1, 2)
+
+    def scores(self, q: Tensor, k: Tensor, x: Tensor) -> Tensor:
+        return q @ k.transpose(-1, -2)
+
+    def joined(self, x: Tensor) -> Tensor:
+        q, k, v = (self.apart(f(x)) for f in (self.q, self.k, self.v))
+        return (self.scores(q, k, x).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class Talking(Apart):
+    """Scores of each head are mixed from those of all heads."""
+
+    def scores(self, q: Tensor, k: Tensor, x: Tensor) -> Tensor:
+        made = super().scores(q, k, x)
+        return self.mix(made.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TalkingAfterwards(Apart):
+    """The patterns of each head are mixed from those of all heads."""
+
+    def joined(self, x: Tensor) -> Tensor:
+        q, k, v = (self.apart(f(x)) for f in (self.q, self.k, self.v))
+        pattern = self.scores(q, k, x).softmax(-1)
+        mixed = self.mix(pattern.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return (mixed @ v).transpose(1, 2).flatten(2)
+
+
+class Normed(Apart):
+    """A norm over the features of all heads, before the output projection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.o(self.norm(self.joined(x)))
+
+
+class Masked(Apart):
+    """Columns of padding, which the model finds in its input."""
+
+    def scores(self, q: Tensor, k: Tensor, x: Tensor) -> Tensor:
+        return super().scores(q, k, x).masked_fill((x[:, :, 0] > 1)[:, None, None, :], -1e9)
+
+    def head(self, x: Tensor, head: int) -> Tensor:
+        at = slice(4 * head, 4 * head + 4)
+        q, k, v = (f(x)[:, :, at] for f in (self.q, self.k, self.v))
+        scores = (q @ k.transpose(1, 2)).masked_fill((x[:, :, 0] > 1)[:, None, :], -1e9)
+        return scores.softmax(-1) @ v @ self.o.weight[:, at].T
+
+
+def made(kind: Callable[[], Layer]) -> tuple[Layer, rw.Components]:
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    example = torch.randn(3, 11, 8, dtype=torch.float64)
+    return model, rw.trace(model, inputs={"x": example}).components()
+
+
+def assert_exact(model: Layer, parts: rw.Components) -> Tensor:
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    assert torch.allclose(parts(x=x), model(x), atol=1e-12)
+    return x
+
+
+@pytest.mark.parametrize("kind", [Apart, Folded, FoldedFused, Masked])
+def test_each_head_alone(kind: Callable[[], Layer]) -> None:
+    model, parts = made(kind)
+    assert parts.heads == ("a0.h0", "a0.h1") and parts.notes == ()
+    x = assert_exact(model, parts)
+    for head in (0, 1):
+        body = parts.body("a0", (head,))
+        assert body.context == () and body.stuck == ()
+        found = body.module(*(x for _ in body.slots))
+        assert torch.allclose(found, model.head(x, head), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Folded, FoldedFused])
+def test_readings_of_one_head_in_the_batch(kind: Callable[[], Layer]) -> None:
+    """A head that reads q, k and v from three runs is that head of a layer which does."""
+    model, parts = made(kind)
+    q, k, v = torch.randn(3, 2, 5, 8, dtype=torch.float64)
+    body = parts.body("a0", (1,), {port: port for port in "qkv"})
+    given = {"q": q, "k": k, "v": v}
+    found = body.module(*(given[port] for port, _ in body.slots))
+    at = slice(4, 8)
+    scores = model.q(q)[:, :, at] @ model.k(k)[:, :, at].transpose(1, 2)
+    wanted = scores.softmax(-1) @ model.v(v)[:, :, at] @ model.o.weight[:, at].T
+    assert torch.allclose(found, wanted, atol=1e-12)
+    assert set(parts.edges) >= {("x", "a0.h1.q"), ("x", "a0.h1.k"), ("x", "a0.h1.v")}
+
+
+@pytest.mark.parametrize(("kind", "named"), [
+    (Normed, "no features of linear_3 belong to one head of matmul_1"),
+    (Talking, "softmax attends, but its queries and keys cannot be told apart"),
+    (Innermost, "no features of linear_3 belong to one head of bmm_1"),
+    (TalkingAfterwards, "softmax attends"),
+])
+def test_heads_that_cannot_be_split_are_reported(kind: Callable[[], Layer], named: str) -> None:
+    """The note names the attention, or the projection, whose heads cannot be told apart."""
+    model, parts = made(kind)
     assert parts.heads == ()
-    assert len(parts.notes) == 1 and "heads not split: bmm_1 attends" in parts.notes[0]
-    x = torch.randn(2, 5, 8)
-    assert torch.allclose(parts(x=x), model(x), atol=1e-6)
+    assert len(parts.notes) == 1 and "heads not split" in parts.notes[0]
+    assert named in parts.notes[0]
+    assert_exact(model, parts)

@@ -137,8 +137,12 @@ class Folded(nn.Module):
 def test_whatever_the_parts_note_is_in_the_report() -> None:
     parts = rw.trace(Folded().eval(), inputs={"x": torch.randn(3, 11, 8)}).components()
     split = rw.structure(parts).components
-    assert split is not None
+    assert split is not None and parts.notes
     assert [entry.note for entry in split.unsplit] == list(parts.notes)
+    entry = split.unsplit[0]
+    region = parts.component(entry.component or "").region
+    assert entry.ops[0].name == "softmax" and region is not None
+    assert "softmax" in {node.name for node in region.nodes}
 
 
 @pytest.mark.parametrize(("note", "component", "effect", "ops"), [

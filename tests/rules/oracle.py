@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.rules.picks import Every, Indices, Pick, Pushed, SizeOf
-from rewrite.rules.slicing import push
+from rewrite.rules.slicing_table import push
 
 aten = torch.ops.aten
 VIEWS = {aten.view.default, aten._unsafe_view.default}

@@ -42,20 +42,16 @@ def test_weights_make_it_the_model(family: str) -> None:
     model = TABLE[family].build()
     graph = empty.with_weights(model)
     assert not graph.weightless and graph.certificate is not None
-    assert "equals the model" in str(graph.certificate)
-    if family == "mixtral":  # its experts are added up in another order
-        assert "batched products instead of grouped_mm" in str(graph.certificate)
-        assert graph.certificate.difference is not None and graph.certificate.difference < 1e-4
-    else:
-        assert graph.certificate.difference == 0.0
+    assert graph.certificate.difference == 0.0
     own = {id(parameter) for parameter in model.parameters()}
     assert {id(parameter) for parameter in graph.module.parameters()} <= own
     assert empty.weightless and all(p.is_meta for p in empty.module.parameters())
 
 
-def test_the_graph_is_that_of_the_loaded_model() -> None:
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_the_graph_is_that_of_the_loaded_model(family: str) -> None:
     """Not one op differs, so that what is planned without weights is what runs with them."""
-    empty, full = rw.trace(config("llama")), rw.trace(TABLE["llama"].build())
+    empty, full = rw.trace(config(family)), rw.trace(TABLE[family].build())
     assert empty.code == full.code
     assert empty.inputs == full.inputs and empty.outputs.names == full.outputs.names
 
@@ -111,7 +107,8 @@ def test_a_plain_module_on_the_meta_device() -> None:
         return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)).eval()
 
     with torch.device("meta"):
-        graph = rw.trace(build(), inputs={"input": torch.ones(3, 4)})
+        empty, example = build(), torch.ones(3, 4)
+    graph = rw.trace(empty, inputs={"input": example})
     model, x = build(), torch.randn(5, 4)
     with pytest.raises(TraceError, match=re.escape("graph.with_weights(model, inputs={'input'")):
         graph.with_weights(model, inputs={"x": x})
@@ -154,7 +151,7 @@ def test_a_configuration_without_a_class(family: str, name: str) -> None:
 def test_a_class_that_does_not_exist() -> None:
     found = config("llama")
     found.architectures = ["NoSuchModel"]
-    with pytest.raises(TraceError, match="NoSuchModel, which this version of transformers does not"):
+    with pytest.raises(TraceError, match="NoSuchModel, which this version of transformers"):
         rw.trace(found)
 
 
@@ -164,11 +161,13 @@ def test_the_type_of_a_configuration() -> None:
     assert load(found, torch.float64).dtype == torch.float64
     graph = rw.trace(found)
     assert graph.dtype == torch.bfloat16
-    model = TABLE["llama"].build(torch.bfloat16)
+    model = tf.AutoModelForCausalLM.from_config(config("llama"), dtype=torch.bfloat16).eval()
     assert graph.with_weights(model).certificate.difference == 0.0  # type: ignore
     with pytest.raises(TraceError, match=re.escape(
             "model.embed_tokens.weight is float32 [97, 32], the graph needs bfloat16 [97, 32]")):
         graph.with_weights(TABLE["llama"].build())
+    with pytest.raises(TraceError, match=r"inv_freq is bfloat16(.|\n)*model\.to\(dtype\) converts"):
+        graph.with_weights(TABLE["llama"].build(torch.bfloat16))  # converts its buffers as well
 
 
 def test_weights_by_name() -> None:
@@ -192,7 +191,7 @@ def test_weights_by_name() -> None:
 
 def test_weights_that_are_none() -> None:
     graph = rw.trace(config("gpt2"))
-    with pytest.raises(TraceError, match="found int: graph.with_weights"):
+    with pytest.raises(TraceError, match=r"found int: graph\.with_weights"):
         graph.with_weights(3)  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="GPT2LMHeadModel has no weights either"):
         graph.with_weights(load(config("gpt2")))
@@ -201,24 +200,10 @@ def test_weights_that_are_none() -> None:
 
 
 def test_weights_of_a_model_that_computes_something_else() -> None:
-    """Same names and shapes, another rotation: the comparison with the model finds it."""
-    other = TABLE["llama"].build(num_attention_heads=8, num_key_value_heads=4, head_dim=4)
+    """Same names and shapes, another activation: the comparison with the model finds it."""
+    other = TABLE["llama"].build(hidden_act="relu")
     with pytest.raises(TraceError, match=r"differs from LlamaForCausalLM by(.|\n)*rw\.trace"):
-        rw.trace(config("llama")).with_weights(Renamed(other))
-
-
-class Renamed(nn.Module):
-    """Another model with the buffers that the graph expects."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.lm_head, self.config = model.model, model.lm_head, model.config
-        self.whole = [model]
-        self.model.rotary_emb.inv_freq = torch.ones(4)
-        self.eval()
-
-    def forward(self, input_ids: Tensor) -> Any:
-        return self.whole[0](input_ids=input_ids, use_cache=False)
+        rw.trace(config("llama")).with_weights(other)
 
 
 def test_other_weights_for_a_graph_that_has_some() -> None:
