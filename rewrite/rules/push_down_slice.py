@@ -20,9 +20,11 @@ from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take, take_every
 from rewrite.rules.picks import Every, Indices, Pick, SizeOf, compose
 from rewrite.rules.slicing import SPLITS, as_slice
+from rewrite.rules.slicing_products import enter_rules
 from rewrite.rules.slicing_table import push
 
 aten = torch.ops.aten
+enter_rules()
 Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
 
 

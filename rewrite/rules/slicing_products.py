@@ -20,6 +20,10 @@ from rewrite.rules.slicing_table import is_tensor, rule_for
 aten = torch.ops.aten
 
 
+def enter_rules() -> None:
+    """Importing this module enters its rules into the table; calling this says so."""
+
+
 # conv(x, W, b)[:, J] = conv(x, W[J], b[J]); a depthwise one conv(x[:, J], W[J], b[J])
 @rule_for(aten.conv1d.default, aten.conv2d.default)
 def _convolution(node: fx.Node, pick: Pick) -> Pushed | None:
