@@ -184,14 +184,19 @@ class Graph:
 
         return with_weights(self, weights, inputs)
 
-    def components(self, sources: tuple[str, ...] | None = None) -> Any:
+    def components(
+        self, sources: tuple[str, ...] | None = None, granularity: str | None = None
+    ) -> Any:
         """The component graph: embedding, heads with q/k/v ports, MLPs, logits, by name.
 
         `sources` are the inputs at which paths begin (default: every value input).
+        `granularity` is "stream" (what writes to the residual stream is a part), "module"
+        (what leaves a module is one too) or "op" (every operator is); by default "stream",
+        and "module" for a model without a residual stream.
         """
         from rewrite.parts import components
 
-        return components(self, sources)
+        return components(self, sources, granularity)
 
     def get(self, name: str) -> fx.Node:
         """The node called `name`; an unknown name is an error with near misses."""

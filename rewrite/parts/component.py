@@ -206,15 +206,23 @@ class Components:
         return svg(self)
 
 
-def components(graph: Graph, sources: Sequence[str] | None = None) -> Components:
+GRANULARITIES = ("stream", "module", "op")
+
+
+def components(
+    graph: Graph, sources: Sequence[str] | None = None, granularity: str | None = None
+) -> Components:
     """Cut an op graph into named components (see `Graph.components`)."""
+    if granularity not in (None, *GRANULARITIES):
+        raise UnknownName(f"granularity is one of {', '.join(GRANULARITIES)}, found "
+                          f"{granularity!r}")
     names = [spec.name for spec in graph.inputs]
     if sources is None:
         sources = [name for name in names if name not in CONTEXT_INPUTS]
     if unknown := [name for name in sources if name not in names]:
         raise UnknownName(f"{graph.name} has no input {unknown[0]!r}; {near(unknown[0], names)}")
     graph = spelled(graph)
-    pieces = cut(Flow(graph.module.graph, sources))
+    pieces = cut(Flow(graph.module.graph, sources), granularity)
     found, notes = [], list(pieces.notes)
     for region, name in zip(pieces.regions, name_regions(pieces, graph.outputs.names), strict=True):
         heads, reason = _splits(graph.module, pieces, region)

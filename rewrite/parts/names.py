@@ -25,7 +25,10 @@ _MEMBER = re.compile(r"(.+)\.[he](\d+)")
 
 @dataclass(frozen=True)
 class Name:
-    """Short name, kind (embed, attention, cross, mlp, norm, output), layer number, module path."""
+    """Short name, kind, layer number, module path.
+
+    Kinds are embed, attention, cross, mlp, router, norm, module and output.
+    """
 
     short: str
     kind: str
@@ -58,7 +61,9 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
         if kind == "output":
             names.append(Name(outputs[region.output], kind, number, path))
             continue
-        if kind == "router":
+        if kind == "module":
+            short = path if path and path not in taken else region.output.name
+        elif kind == "router":
             short = f"m{_mixture_number(cut, region, numbers)}.router"
         elif kind in LETTERS:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
@@ -67,7 +72,7 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
             short = f"n{before[1:]}.{before[0]}" if before else "n.embed"
         else:
             short = "embed"
-        short = f"{prefix}.{short}" if prefix else short
+        short = f"{prefix}.{short}" if prefix and kind != "module" else short
         taken[short] += 1
         if taken[short] > 1:
             short = f"{short}.{taken[short] - 1}"
@@ -82,6 +87,8 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
         return "output"
     if region.output in cut.routers:
         return "router"
+    if region.output in cut.apart:
+        return "module"
     if any(node in cut.flow.sources for _, node in region.slots):
         return "embed"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"

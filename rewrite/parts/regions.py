@@ -40,6 +40,7 @@ class Cut:
     regions: tuple[Region, ...]
     constants: tuple[fx.Node, ...]
     routers: frozenset[fx.Node]
+    apart: frozenset[fx.Node]  # cut at a module or an operator, not at the stream
     outputs: tuple[fx.Node, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -49,17 +50,23 @@ class Cut:
         return frozenset([*self.flow.sources, *self.sums, *(r.output for r in self.regions)])
 
 
-def cut(flow: Flow) -> Cut:
-    """Cut at residual sums, at outputs, and behind the heads where a norm follows them."""
+def cut(flow: Flow, granularity: str | None = None) -> Cut:
+    """Cut at residual sums, at outputs, and behind the heads where a norm follows them.
+
+    `granularity` "module" cuts where values leave a module too, "op" at every operator; by
+    default a graph without residual sums is cut at modules.
+    """
     sums = residual_sums(flow)
+    apart = _apart(flow, granularity or ("stream" if sums else "module"))
     terms = [operand for node in sums for operand in args(node)[:2]]
     outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
     constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
     layers, notes = _layers(flow)
+    apart -= {node for layer in layers for node in _within(flow, layer)}
     ends = {layer.output: layer for layer in layers}
     mixtures = find_mixtures(flow)
     routers = {mixture.router for mixture in mixtures if mixture.router is not None}
-    writers = {node for node in (*terms, *outputs, *ends, *routers) if flow.flows(node)}
+    writers = {n for n in (*terms, *outputs, *ends, *routers, *apart) if flow.flows(n)}
     writers -= {*sums, *flow.sources}
     writers |= _shared(flow, writers, {*sums, *flow.sources})
     stops = {*writers, *sums, *flow.sources}
@@ -72,8 +79,36 @@ def cut(flow: Flow) -> Cut:
             region = replace(region, mixture=inside[0])
         regions.append(region)
         notes.extend(note)
-    return Cut(flow, tuple(sums), tuple(regions), tuple(constants), frozenset(routers), outputs,
-               tuple(notes))
+    if granularity is None and not sums:
+        notes.append("no residual stream was found: the model is cut at its modules")
+    return Cut(flow, tuple(sums), tuple(regions), tuple(constants), frozenset(routers),
+               frozenset(apart), outputs, tuple(notes))
+
+
+def _apart(flow: Flow, granularity: str) -> set[fx.Node]:
+    """Values at which the graph is cut although they are not on a residual stream."""
+    if granularity == "stream":
+        return set()
+    values = {node for node in flow.flowing if is_float(node) and node.op == "call_function"}
+    if granularity == "op":
+        return values
+    return {node for node in values
+            if any(user.meta.get("module") != node.meta.get("module") for user in node.users)}
+
+
+def _within(flow: Flow, layer: Attention) -> set[fx.Node]:
+    """What belongs to the heads of a layer: from the projections to q, k and v to its output."""
+    found: set[fx.Node] = set()
+    stack = [layer.output]
+    own = {layer.projection, *layer.tail, *layer.results}
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        if node in own or not flow.contracts(node):
+            stack.extend(flow.operands(node))
+    return found - {layer.output}
 
 
 def _layers(flow: Flow) -> tuple[list[Attention], list[str]]:

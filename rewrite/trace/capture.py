@@ -16,8 +16,8 @@ from rewrite.errors import TraceError
 from rewrite.ir.graph import InputSpec, unmet
 from rewrite.trace.cleanup import clean
 from rewrite.trace.flat import Flat
-from rewrite.trace.functional import make_functional, mutates
-from rewrite.trace.ladder import LADDER, Change, Failure, Rung
+from rewrite.trace.functional import lasting, make_functional, mutates
+from rewrite.trace.ladder import LADDER, WRITES, Change, Failure, Rung
 from rewrite.trace.support import quiet, remedy
 
 
@@ -91,6 +91,8 @@ def _export(
         _check_sizes(exported.graph, flat, axes)
         clean(exported.graph)
         make_functional(exported.graph)
+        if kept := lasting(exported.graph):
+            raise TraceError(f"{WRITES} a weight or a buffer, {kept[0].format_node()}")
         if mutates(exported.graph):
             with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
                 warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)

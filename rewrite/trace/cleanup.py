@@ -20,7 +20,7 @@ CASTS = {
     aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default,
     aten._to_copy.default,
 }
-SAME = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
+SAME = {aten.alias.default, aten.lift_fresh_copy.default}  # detach stops gradients, so it stays
 
 
 def clean(graph: fx.Graph) -> None:

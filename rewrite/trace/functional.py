@@ -47,6 +47,12 @@ def make_functional(graph: fx.Graph) -> None:
             node.target = function
 
 
+def lasting(graph: fx.Graph) -> list[fx.Node]:
+    """Nodes that write into a weight or a buffer, which the next call would find changed."""
+    roots = _roots(graph)
+    return [node for node in mutates(graph) if roots[args(node)[0]].op == "get_attr"]
+
+
 def _function(node: fx.Node) -> Any:
     """`aten.add.Tensor` for a node of `aten.add_.Tensor` if it returns the same type."""
     target: Any = node.target
@@ -75,11 +81,7 @@ def _keeps(written: Tensor, other: Any) -> bool:
 
 
 def _is_last_reader(graph: fx.Graph, node: fx.Node) -> bool:
-    roots: dict[fx.Node, fx.Node] = {}
-    for other in graph.nodes:
-        operand = _aliased(other)
-        roots[other] = other if operand is None else roots[operand]
-    written = args(node)[0]
+    roots, written = _roots(graph), args(node)[0]
     root = roots[written]
     if root.op != "call_function":  # an input or a buffer: somebody outside sees the change
         return False
@@ -90,6 +92,15 @@ def _is_last_reader(graph: fx.Graph, node: fx.Node) -> bool:
         and alias not in later and alias is not node
         for user in alias.users
     )
+
+
+def _roots(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For each node the one that made the memory that it returns."""
+    roots: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        operand = _aliased(node)
+        roots[node] = node if operand is None else roots[operand]
+    return roots
 
 
 def _aliased(node: fx.Node) -> fx.Node | None:

@@ -52,6 +52,11 @@ class Failure:
         return CONSTRAINTS in self.text
 
     @property
+    def ended(self) -> bool:
+        """Whether the model was followed to its end at all, so that no value was in the way."""
+        return self.constrains or WRITES in self.text
+
+    @property
     def fixes(self) -> bool:
         """Whether the model fixes a size that should vary."""
         return self.constrains and "specialized it to be a constant" in self.text
@@ -60,7 +65,7 @@ class Failure:
         return f"{self.method}: {self.reason}"
 
 
-CONSTRAINTS = "Constraints violated"
+CONSTRAINTS, WRITES = "Constraints violated", "the model writes into"
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,8 @@ class Rung:
 
 
 def _against_values(model: nn.Module, failures: Sequence[Failure]) -> bool:
-    """What changes how values are computed does not change sizes that the model fixes."""
-    return not any(failure.constrains for failure in failures)
+    """What changes how values are computed changes neither fixed sizes nor kept values."""
+    return not any(failure.ended for failure in failures)
 
 
 def _against_relations(model: nn.Module, failures: Sequence[Failure]) -> bool:

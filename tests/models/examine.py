@@ -31,6 +31,7 @@ class Row:
     trace_error: float = float("nan")
     parts_error: float = float("nan")
     method: str = ""
+    fixed: bool = False
     notes: tuple[str, ...] = ()
     passed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -75,6 +76,7 @@ def examine(family: Family) -> Row:
     row.seconds = time.perf_counter() - start
     assert graph.certificate is not None
     row.method, row.nodes = graph.certificate.method, len(graph.nodes)
+    row.fixed = "length fixed" in row.method
     parts = graph.components()
     row.heads, row.notes = len(parts.heads), parts.notes
     at = _At(model, graph, parts, *runs(family, model, graph))

@@ -125,6 +125,24 @@ def test_a_fixed_size_is_not_asked_for_again() -> None:
     assert f"tried before: {PLAIN}: UserError: a size that should vary is fixed at 11" in note
 
 
+class Counter(nn.Module):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+def test_a_model_that_changes_itself() -> None:
+    """Its next call would differ from this one, which no graph can promise to repeat."""
+    with pytest.raises(TraceError, match="the model writes into a weight or a buffer, %add_"):
+        rw.trace(Counter().eval(), inputs={"x": torch.ones(3, 4)})
+
+
 class Branch(nn.Module):
     """Asks for the value of a tensor."""
 
