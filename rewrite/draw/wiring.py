@@ -13,6 +13,7 @@ from rewrite.draw.sketch import Item, Read, Sketch
 from rewrite.draw.text import number, plural, ranges, wrap
 from rewrite.ir.dag import Constant, Join, Node, Part
 from rewrite.parts import Components
+from rewrite.report.tally import count_edges
 
 SHOWN = 4  # layers drawn in full, half of them at either end
 CELLS = 48  # more heads than this are not drawn one by one
@@ -64,9 +65,9 @@ def _stands_for(parts: Components, where: Layers) -> dict[str, str]:
         layer = where.owner.get(node.name.removesuffix(".out"))
         by = readers[node.name]
         found[node.name] = node.name
-        if owner and owner.heads:
+        if owner and owner.members:
             found[node.name] = f"{owner.short}.h0"
-        elif isinstance(node, Join) and layer and layer.heads and layer.short != node.name:
+        elif isinstance(node, Join) and layer and layer.members and layer.short != node.name:
             found[node.name] = f"{layer.short}.h0"
         elif isinstance(node, Join) and len(by) == 1 and isinstance(by[0], Join):
             found[node.name] = found[by[0].name]  # a sum that only leads to another
@@ -83,16 +84,17 @@ def _item(parts: Components, node: Node, where: Layers, stands_for: dict[str, st
                     lines=("constant",), count=0)
     if isinstance(node, Join):
         return Item(node.name, "sum", "+", *place, reads, ("sum",), count=0)
-    if owner and owner.heads:
-        names = [f"h{i}" for i in range(owner.heads)]
-        shown = names if len(names) <= CELLS else [f"h0–{len(names) - 1}"]
-        return Item(node.name, "heads", f"{owner.short} · {plural(len(names), 'head')}", *place,
+    if owner and owner.members:
+        letter, word = ("h", "head") if owner.heads else ("e", "expert")
+        names = [f"{letter}{i}" for i in range(owner.members)]
+        shown = names if len(names) <= CELLS else [f"{letter}0–{len(names) - 1}"]
+        return Item(node.name, "heads", f"{owner.short} · {plural(len(names), word)}", *place,
                     reads, ("heads", len(names)), count=len(names),
                     cells=tuple((name, ()) for name in shown), row=row)
     kind = owner.name.kind if owner else "source"
     said = {"mlp": "MLP", "embed": "embedding", "norm": "norm",
-            "output": "output", "source": "input"}.get(kind, kind)
-    if owner and kind == "attention":
+            "output": "output", "source": "input", "experts": "experts, not split"}.get(kind, kind)
+    if owner and kind in ("attention", "cross"):
         said = "attention, heads not split"
     look = "output" if node.name in parts.dag.outputs else "part" if owner else "source"
     return Item(node.name, look, node.name, *place, reads, (kind,), lines=(said,), row=row)
@@ -129,7 +131,7 @@ def _words(chain: list[list[Item]], where: Layers) -> tuple[str, tuple[str, ...]
 
 def _caption(parts: Components) -> list[str]:
     lines = [f"{parts.graph.name}: {plural(len(parts.names), 'node')}, "
-             f"{plural(len(parts.heads), 'head')}, {number(len(parts.edges))} direct edges"]
+             f"{plural(len(parts.heads), 'head')}, {number(count_edges(parts.dag))} direct edges"]
     lines += wrap(f"parity: {parts.graph.certificate or 'not measured'}", WIDTH)
     for note in parts.notes[:NOTES]:
         lines += wrap(note, WIDTH)

@@ -19,7 +19,8 @@ from rewrite.parts.stacks import Stacks
 from rewrite.rules.split_heads import Attention
 
 aten = torch.ops.aten
-LETTERS = {"attention": "a", "cross": "x", "mlp": "m"}
+LETTERS = {"attention": "a", "cross": "x", "mlp": "m", "experts": "m"}
+TOGETHER = {"mlp", "experts"}  # kinds that share their numbers
 _MEMBER = re.compile(r"(.+)\.[he](\d+)")
 
 
@@ -27,7 +28,7 @@ _MEMBER = re.compile(r"(.+)\.[he](\d+)")
 class Name:
     """Short name, kind, layer number, module path.
 
-    Kinds are embed, attention, cross, mlp, router, norm, module and output.
+    Kinds are embed, attention, cross, mlp, experts, router, norm, module and output.
     """
 
     short: str
@@ -53,6 +54,7 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     kinds = [_kind(cut, region, outputs, stacks) for region in cut.regions]
     prefixes = [stacks.prefix(region) for region in cut.regions]
     numbers = _numbers(cut, list(zip(prefixes, kinds, strict=True)))
+    places = set(zip(prefixes, kinds, numbers, strict=True))
     names: list[Name] = []
     taken: Counter[str] = Counter(outputs.values())
     last: dict[str, str] = {}
@@ -67,6 +69,8 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
             short = f"m{_mixture_number(cut, region, numbers)}.router"
         elif kind in LETTERS:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
+            if kind == "mlp" and (prefix, "experts", number) in places:
+                short += ".shared"  # an MLP beside the experts of a layer
         elif kind == "norm":
             before = last.get(prefix)
             short = f"n{before[1:]}.{before[0]}" if before else "n.embed"
@@ -91,18 +95,22 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
         return "module"
     if any(node in cut.flow.sources for _, node in region.slots):
         return "embed"
+    if region.mixture is not None:
+        return "experts"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"
 
 
 def _numbers(cut: Cut, kinds: list[tuple[str, str]]) -> list[int | None]:
     """Layer numbers from module paths if they tell all layers of a kind apart, else counted."""
     numbers: list[int | None] = [None] * len(kinds)
-    for kind in dict.fromkeys(kinds):
-        if kind[1] not in LETTERS:
-            continue
-        members = [i for i, k in enumerate(kinds) if k == kind]
+    groups = {(prefix, "mlp" if kind in TOGETHER else kind): None for prefix, kind in kinds
+              if kind in LETTERS}
+    for prefix, group in groups:
+        alike = TOGETHER if group in TOGETHER else {group}
+        members = [i for i, (p, k) in enumerate(kinds) if p == prefix and k in alike]
         found = [_number(module_path(cut.flow, cut.regions[i])) for i in members]
-        if None in found or len(set(found)) < len(found):
+        apart = {(kinds[i][1], number) for i, number in zip(members, found, strict=True)}
+        if None in found or len(apart) < len(found):
             found = list(range(len(members)))
         for i, number in zip(members, found, strict=True):
             numbers[i] = number

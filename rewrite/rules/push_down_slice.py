@@ -235,8 +235,8 @@ class Slicer:
         if slot not in self.slots:
             taken = {str(holder.target) for holder in self.slots.values()}
             wish = port or "x"
-            name = f"{wish}_{node.name}" if wish in taken else wish
-            self.slots[slot] = self._placeholder(name)
+            names = (wish, f"{wish}_{node.name}", *(f"{wish}_{node.name}_{i}" for i in range(99)))
+            self.slots[slot] = self._placeholder(next(n for n in names if n not in taken))
         return self.slots[slot]
 
     def open_slots(self, slots: Iterable[Slot]) -> None:

@@ -233,7 +233,9 @@ def _stops(flow: Flow, cores: Sequence[Core], projection: fx.Node) -> str:
     slicer = Slicer(None, flow, [core.result for core in cores])
     if isinstance(shape(data)[-1], int):
         slicer.emit(data, {len(shape(data)) - 1: (0,)})
-    return ", ".join(dict.fromkeys(slicer.stuck))
+    whole = [f"{node.name} ({node.target})" for node, pick in slicer.passed.items()
+             if not pick and shape(node)[-1:] == (1,)]  # it sums over all features
+    return ", ".join(dict.fromkeys(slicer.stuck + whole[:1]))
 
 
 def _first_products(flow: Flow, node: fx.Node) -> list[fx.Node]:

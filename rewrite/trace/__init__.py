@@ -76,7 +76,7 @@ def _first_right(
         try:
             parity = compare(captured, flat, examples)
         except (TraceError, RuntimeError) as error:  # a trace that does not run is no trace
-            failures.append(Failure(captured.method, first_line(error)))
+            failures.append(captured.failure(first_line(error)))
             continue
         if parity.within(tolerance(captured.module)):
             captured, ones = probe_ones(captured, flat, examples)
@@ -85,9 +85,9 @@ def _first_right(
                                          (*parity.shapes, *ones), captured.method,
                                          time.perf_counter() - start,
                                          (*notes, *captured.notes, *before))
-        failures.append(Failure(
-            captured.method, f"it runs on {', '.join(parity.shapes)} but differs from the model "
-            f"by {parity.difference:.2e} (largest output {parity.scale:.2e})"))
+        failures.append(captured.failure(
+            f"it runs on {', '.join(parity.shapes)} but differs from the model by "
+            f"{parity.difference:.2e} (largest output {parity.scale:.2e})"))
     raise AssertionError("the ladder ends with an error")
 
 

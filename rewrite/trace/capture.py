@@ -31,6 +31,11 @@ class Capture:
     method: str
     notes: tuple[str, ...]
     guards: tuple[str, ...]  # conditions on the shapes of the inputs, as Python expressions
+    length: bool = True  # whether the length varies
+
+    def failure(self, reason: str) -> Failure:
+        """What is noted if the trace turns out not to be the model."""
+        return Failure(self.method, reason, length=self.length, traced=True)
 
     def holds(self, inputs: Mapping[str, Tensor]) -> bool:
         """Whether the trace claims to be right at the sizes of `inputs`."""
@@ -101,7 +106,8 @@ def _export(
     if left := mutates(exported.graph):
         raise TraceError(f"{left[0].format_node()} writes into its operand")
     module = _plain(exported, flat)
-    return Capture(module, _input_specs(module, inputs), dict(axes), rung.name, (), guards)
+    return Capture(module, _input_specs(module, inputs), dict(axes), rung.name, (), guards,
+                   rung.length)
 
 
 def _check_sizes(

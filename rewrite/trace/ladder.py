@@ -35,6 +35,7 @@ class Failure:
     reason: str
     text: str = ""
     length: bool = True  # whether the length was to vary
+    traced: bool = False  # there was a trace, and it was not right
 
     @staticmethod
     def of(rung: Rung, error: Exception) -> Failure:
@@ -54,7 +55,7 @@ class Failure:
     @property
     def ended(self) -> bool:
         """Whether the model was followed to its end at all, so that no value was in the way."""
-        return self.constrains or WRITES in self.text
+        return self.traced or self.constrains or WRITES in self.text
 
     @property
     def fixes(self) -> bool:

@@ -126,7 +126,7 @@ DECODERS: tuple[Family, ...] = (
            "num_decoder_layers": 2, "num_decoder_attention_heads": 4, "encoder_ffn_dim": 48,
            "decoder_ffn_dim": 48, "max_position_embeddings": 64, "ngram": 2, "num_buckets": 8,
            "relative_max_distance": 16, "add_cross_attention": False, "is_decoder": True,
-           "pad_token_id": 0}),
+           "pad_token_id": 0}, heads=lambda c: 16),  # a main and a predicted stream
     Family("reformer_local", "ReformerModelWithLMHead", "ReformerConfig",
            REFORMER | {"attn_layers": ["local", "local"]}),
     Family("reformer", "ReformerModelWithLMHead", "ReformerConfig",
@@ -202,7 +202,7 @@ DECODERS: tuple[Family, ...] = (
     Family("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config", GQA),
     Family("seed_oss", "SeedOssForCausalLM", "SeedOssConfig", GQA),
     Family("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", GQA),
-    Family("bitnet", "BitNetForCausalLM", "BitNetConfig", KV),
+    Family("bitnet", "BitNetForCausalLM", "BitNetConfig", KV, whole="mean"),
     Family("diffllama", "DiffLlamaForCausalLM", "DiffLlamaConfig", GQA),
     Family("doge", "DogeForCausalLM", "DogeConfig", KV | {"keep_window_size": 8}),
     Family("nanochat", "NanoChatForCausalLM", "NanoChatConfig", KV),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rewrite as rw
+from rewrite.ir.graph import unmet
 from rewrite.trace.examples import default_inputs
 from tests.models.family import Family
 from tests.models.patching import Hand, copies_of_node_patching
@@ -40,6 +41,16 @@ class Row:
 def runs(family: Family, model: nn.Module, graph: rw.Graph) -> list[dict[str, Tensor]]:
     """Two random inputs of a batch and lengths that the graph was not traced with."""
     examples = dict(family.inputs) or default_inputs(model)
+    for longer in (3, 2, 4, 6, -2):
+        made = _sized(examples, graph, longer)
+        if unmet(graph.guards, made[0]) is None:
+            return made
+    raise AssertionError(f"no other length is allowed: {graph.guards}")
+
+
+def _sized(
+    examples: Mapping[str, Tensor], graph: rw.Graph, longer: int
+) -> list[dict[str, Tensor]]:
     made = []
     for seed in (1, 2):
         draw = torch.Generator().manual_seed(seed)
@@ -49,7 +60,7 @@ def runs(family: Family, model: nn.Module, graph: rw.Graph) -> list[dict[str, Te
             value = examples[spec.name]
             context = "mask" in spec.name or "position" in spec.name
             for axis, dim in enumerate(spec.shape):
-                size = 4 if axis == 0 else value.shape[axis] + 3
+                size = 4 if axis == 0 else value.shape[axis] + longer
                 if isinstance(dim, str):
                     index = torch.randint(0, value.shape[axis], (size,),
                                           generator=shared if context else draw)

@@ -63,6 +63,7 @@ class Hand:
         body = self.parts.module.get_submodule(str(node.target))
         holders = [str(n.target) for n in body.graph.nodes if n.op == "placeholder"]
         letter = symbol.rpartition(".")[2] if symbol != name else None
+        letter = "x" if letter == "gate" else letter  # what enters beside q, k and v
         for index, (holder, operand) in enumerate(zip(holders, node.args, strict=True)):
             entered = letter in (None, holder.partition("_")[0])
             if entered and not holder.startswith("given_") and self._name(operand) in read:

@@ -58,9 +58,9 @@ def gemma_heads(config: Any) -> int:
 
 
 def prophetnet_heads(config: Any) -> int:
-    """Attention heads of ProphetNet."""
+    """Attention heads: encoder, and in the decoder main stream, predicted stream and cross."""
     return (config.num_encoder_layers * config.num_encoder_attention_heads
-            + 2 * config.num_decoder_layers * config.num_decoder_attention_heads)
+            + 3 * config.num_decoder_layers * config.num_decoder_attention_heads)
 
 
 def moonshine_heads(config: Any) -> int:

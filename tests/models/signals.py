@@ -166,7 +166,8 @@ SIGNALS: tuple[Family, ...] = (
         "mlp_ratio": [2.0, 2.0, 2.0]}, heads=cvt_heads),
     plain("detr", "Detr", STACKS | {
         "backbone_config": CONV | {"model_type": "resnet", "out_features": ["stage2"]},
-        "num_queries": 5}, heads=both_stacks),
+        # the decoder's first self-attention reads learned queries only: no input reaches it
+        "num_queries": 5}, heads=lambda c: both_stacks(c) - c.decoder_attention_heads),
     # images, by convolution
     picture("convnext", "ConvNext", CONVNEXT | {"layer_scale_init_value": 1.0}, heads=no_heads),
     picture("convnextv2", "ConvNextV2", CONVNEXT, heads=no_heads),
