@@ -10,7 +10,7 @@ from rewrite.draw.lanes import add_lanes
 from rewrite.draw.layers import Layers, layers
 from rewrite.draw.mixed import sketch_expansion
 from rewrite.draw.sketch import Item, Sketch
-from rewrite.draw.text import number, plural, ranges, wrap
+from rewrite.draw.text import number, parity, plural, ranges, wrap
 from rewrite.errors import RewriteError
 from rewrite.expand import Expansion
 
@@ -78,5 +78,5 @@ def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
     if len(exp.hypotheses) > 1:
         lines[-1] += f" for {len(exp.hypotheses)} hypotheses, number {which} drawn"
     certificate = exp.parts.graph.certificate
-    lines += wrap(f"parity: {certificate or 'not measured'}", WIDTH)
+    lines += wrap(parity(certificate), WIDTH)
     return replace(sketch, legend=legend, caption=tuple(lines))

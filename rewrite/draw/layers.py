@@ -44,10 +44,14 @@ def layers(parts: Components) -> Layers:
         if isinstance(node, (Part, Source)):
             key = component.short if component else node.name
             row[node.name] = min(position[node.name],
-                                 row.get(f"{key}.h0", position[node.name]))
+                                 row.get(_first(key, component), position[node.name]))
     return Layers(position, block, label, owner, row)
 
 
 def heads_of(names: list[str], owner: dict[str, Component]) -> list[int]:
-    """Head numbers of parts of one attention layer."""
-    return [int(name.rpartition(".h")[2]) for name in names if owner[name].heads]
+    """Numbers of heads or experts of one layer."""
+    return [owner[name].member_names.index(name) for name in names if owner[name].members]
+
+
+def _first(key: str, component: Component | None) -> str:
+    return component.member_names[0] if component and component.members else f"{key}.h0"

@@ -76,7 +76,7 @@ class _Drawing:
         for place in sorted(mixed, key=self._order):
             component = self.where.owner[place[0]]
             reads = tuple(self.found.refer(read) for read in self.found.reads(place))
-            apart = "" if component.heads else key(place)
+            apart = "" if component.members else key(place)
             groups[component.short, reads, frozenset(readers[place]), apart].append(place)
         return list(groups.values())
 
@@ -148,7 +148,8 @@ class _Drawing:
     def _title(self, names: list[str]) -> str:
         if len(names) == 1:
             return names[0]
-        return f"{self._owner(names[0])}.h{ranges(heads_of(names, self.where.owner))}"
+        letter = "h" if self.where.owner[names[0]].heads else "e"
+        return f"{self._owner(names[0])}.{letter}{ranges(heads_of(names, self.where.owner))}"
 
     def _labels(self, place: Place) -> tuple[str, ...]:
         ways = self.served[place]

@@ -11,7 +11,7 @@ from torch import fx
 from rewrite.draw.dot import dot
 from rewrite.draw.fold import fold
 from rewrite.draw.sketch import Item, Read, Sketch
-from rewrite.draw.text import plural, ranges, wrap
+from rewrite.draw.text import parity, plural, ranges, wrap
 from rewrite.errors import RewriteError
 from rewrite.ir.flow import Flow
 from rewrite.ir.graph import Graph
@@ -53,7 +53,7 @@ def dot_of_graph(
         said = [f"{graph.name}: {plural(sum(n.op == 'call_function' for n in ops), 'op')}"]
         if hidden := len(ops) - len(drawn):
             said[0] += f", {hidden} of them context (masks, positions, sizes), not drawn"
-        said += wrap(f"parity: {graph.certificate or 'not measured'}", WIDTH)
+        said += wrap(parity(graph.certificate), WIDTH)
         sketch = replace(sketch, caption=tuple(said))
     return dot(sketch)
 

@@ -86,3 +86,13 @@ def html(text: str, size: int = NORMAL, color: str = INK, bold: bool = False) ->
     """One piece of text inside an HTML-like label."""
     inner = f"<b>{escape(text)}</b>" if bold else escape(text)
     return f'<font point-size="{size}" color="{color}">{inner}</font>'
+
+
+def parity(certificate: object) -> str:
+    """The certificate of a trace for a caption, without the attempts that came before.
+
+    >>> parity(None)
+    'parity: not measured'
+    """
+    said = str(certificate).partition("; tried before")[0] if certificate else "not measured"
+    return said if said.startswith("parity") else f"parity: {said}"

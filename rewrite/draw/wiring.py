@@ -10,7 +10,7 @@ from rewrite.draw.dot import dot
 from rewrite.draw.fold import fold
 from rewrite.draw.layers import Layers, layers
 from rewrite.draw.sketch import Item, Read, Sketch
-from rewrite.draw.text import number, plural, ranges, wrap
+from rewrite.draw.text import number, parity, plural, ranges, wrap
 from rewrite.ir.dag import Constant, Join, Node, Part
 from rewrite.parts import Components
 from rewrite.report.tally import count_edges
@@ -66,9 +66,9 @@ def _stands_for(parts: Components, where: Layers) -> dict[str, str]:
         by = readers[node.name]
         found[node.name] = node.name
         if owner and owner.members:
-            found[node.name] = f"{owner.short}.h0"
+            found[node.name] = owner.member_names[0]
         elif isinstance(node, Join) and layer and layer.members and layer.short != node.name:
-            found[node.name] = f"{layer.short}.h0"
+            found[node.name] = layer.member_names[0]
         elif isinstance(node, Join) and len(by) == 1 and isinstance(by[0], Join):
             found[node.name] = found[by[0].name]  # a sum that only leads to another
     return found
@@ -132,7 +132,7 @@ def _words(chain: list[list[Item]], where: Layers) -> tuple[str, tuple[str, ...]
 def _caption(parts: Components) -> list[str]:
     lines = [f"{parts.graph.name}: {plural(len(parts.names), 'node')}, "
              f"{plural(len(parts.heads), 'head')}, {number(count_edges(parts.dag))} direct edges"]
-    lines += wrap(f"parity: {parts.graph.certificate or 'not measured'}", WIDTH)
+    lines += wrap(parity(parts.graph.certificate), WIDTH)
     for note in parts.notes[:NOTES]:
         lines += wrap(note, WIDTH)
     if len(parts.notes) > NOTES:
