@@ -91,6 +91,7 @@ class Graph:
     origin: str | None = None  # the name or folder that it was traced from
     guards: tuple[str, ...] = ()  # conditions on shapes: "input_ids.shape[1] <= 2048"
     weightless: bool = False  # its parameters are on the meta device: `with_weights` gives values
+    bind: Callable[..., Graph] | None = None  # how the stage that traced it gives it weights
 
     def __call__(self, **inputs: Tensor) -> Any:
         return self.outputs(self.flat(**inputs))
@@ -180,9 +181,10 @@ class Graph:
         >>> empty.with_weights(model).certificate.difference
         0.0
         """
-        from rewrite.trace.weights import with_weights
-
-        return with_weights(self, weights, inputs)
+        if self.bind is None:
+            raise InputError(f"{self.name} was not traced from a model, so it cannot take the "
+                             "weights of one: use the graph that rw.trace returns")
+        return self.bind(self, weights, inputs)
 
     def components(
         self, sources: tuple[str, ...] | None = None, granularity: str | None = None

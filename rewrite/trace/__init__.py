@@ -20,6 +20,7 @@ from rewrite.trace.ladder import Failure
 from rewrite.trace.load import load
 from rewrite.trace.parity import compare, probe_ones, tolerance
 from rewrite.trace.support import check_supported, first_line, quiet, remedy
+from rewrite.trace.weights import with_weights
 
 __all__ = ["load", "trace"]
 
@@ -64,7 +65,7 @@ def trace(
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     return Graph(found, captured.inputs, flat.outputs, type(module).__name__,
-                 certificate, origin, captured.guards, weightless)
+                 certificate, origin, captured.guards, weightless, with_weights)
 
 
 def _first_right(

@@ -52,8 +52,8 @@ def capture(
     """
     hint = ""
     for rung in LADDER:
-        axes = rung.axes(inputs)
-        if not rung.length and axes == LADDER[0].axes(inputs):
+        axes = rung.axes(inputs, failures)
+        if (rung.named or not rung.length) and axes == LADDER[0].axes(inputs):
             continue  # nothing to fix: the inputs have no length
         if not rung.may_help(flat.model, failures, flat.fake):
             continue

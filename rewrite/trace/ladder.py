@@ -69,6 +69,10 @@ class Failure:
 CONSTRAINTS, WRITES = "Constraints violated", "the model writes into"
 
 
+# How export says which size of which input it takes as fixed.
+_NAMED = re.compile(r"L\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
+
+
 @dataclass(frozen=True)
 class Rung:
     """A way to export: what is changed while exporting, and which sizes may vary.
@@ -82,11 +86,20 @@ class Rung:
     setting: Setting
     length: bool = True  # whether the length may vary
     automatic: bool = False  # torch may find out which sizes vary
+    named: bool = False  # fix the lengths that export has named as fixed, and no others
     helps: Callable[[nn.Module, Sequence[Failure]], bool] = lambda model, failures: True
 
-    def axes(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def axes(
+        self, inputs: Mapping[str, Tensor], failures: Sequence[Failure] = ()
+    ) -> dict[str, tuple[int, ...]]:
         """Which axes of each input may vary."""
-        return {name: dynamic_axes(name, value, self.length) for name, value in inputs.items()}
+        axes = {name: dynamic_axes(name, value, self.length) for name, value in inputs.items()}
+        if not self.named:
+            return axes
+        said = [_NAMED.findall(str(failure)) for failure in failures[:1]]
+        fixed = {(int(place), int(axis)) for found in said for place, axis in found if axis != "0"}
+        return {name: tuple(axis for axis in varying if (index, axis) not in fixed)
+                for index, (name, varying) in enumerate(axes.items())}
 
     def may_help(self, model: nn.Module, failures: Sequence[Failure], fake: bool) -> bool:
         """Whether there is a reason to try this rung after these failures.
@@ -234,6 +247,7 @@ LADDER = (
     Rung(_EXPERTS, _experts_in_batches, helps=_against_values),
     Rung("torch.export, rotary embedding without rescaling", _fixed_rotary),
     Rung("torch.export, weights not converted", _unconverted, helps=_against_swaps),
+    Rung("torch.export, some lengths fixed", _as_it_is, named=True),
     Rung("torch.export, Dim.AUTO", _as_it_is, automatic=True, helps=_against_relations),
     Rung("torch.export, batch dynamic, length fixed", _as_it_is, length=False),
     Rung(_PATCHES + _FIXED, _patched_by_transformers, length=False, helps=_by_patches),

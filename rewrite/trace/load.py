@@ -81,7 +81,8 @@ def _build_empty(config: Any, dtype: torch.dtype | None) -> nn.Module:
     try:
         with torch.device("meta"):
             build = getattr(kind, "_from_config", None) or kind.from_config
-            return build(config, dtype=wanted or torch.float32).eval()
+            made = build(config, dtype=wanted or torch.float32).eval()
+        return made.to("meta")  # old constructors such as torch.FloatTensor ignore the device
     except (ValueError, RuntimeError, TypeError, ImportError) as error:
         raise TraceError(f"{kind.__name__} cannot be built from this {type(config).__name__}: "
                          f"{error}") from error

@@ -202,7 +202,7 @@ DECODERS: tuple[Family, ...] = (
     Family("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config", GQA),
     Family("seed_oss", "SeedOssForCausalLM", "SeedOssConfig", GQA),
     Family("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", GQA),
-    Family("bitnet", "BitNetForCausalLM", "BitNetConfig", KV, whole="mean"),
+    Family("bitnet", "BitNetForCausalLM", "BitNetConfig", KV, whole="rsqrt"),
     Family("diffllama", "DiffLlamaForCausalLM", "DiffLlamaConfig", GQA),
     Family("doge", "DogeForCausalLM", "DogeConfig", KV | {"keep_window_size": 8}),
     Family("nanochat", "NanoChatForCausalLM", "NanoChatConfig", KV),

@@ -218,7 +218,8 @@ def _path_patching(at: _At, row: Row) -> None:
     path, ports = [start], []
     for _ in range(2):
         onward = [symbol for writer, symbol in at.parts.edges if writer == path[-1]]
-        onward = [s for s in onward if _part_of(at, s) in hand.calls]
+        onward = [s for s in onward if _part_of(at, s) in hand.calls and not any(
+            other.startswith(f"{s}.") for other in at.parts.dag.symbols)]  # a group's name
         if not onward:
             break
         ports.append(onward[len(onward) // 2])
