@@ -64,7 +64,8 @@ class Certificate:
     def __str__(self) -> str:
         where = ", ".join(self.shapes)
         if self.difference is None:
-            text = f"parity not measured, there are no weights (shapes agree on {where})"
+            shapes = f" (shapes agree on {where})" if where else ""
+            text = f"parity not measured, there are no weights{shapes}"
         else:
             how = "bit for bit" if self.difference == 0 else f"to {self.difference:.1e}"
             text = f"equals the model {how} on {where}"

@@ -14,7 +14,7 @@ from rewrite.errors import InputError, TraceError
 from rewrite.ir.graph import Certificate, Graph
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
-from rewrite.trace.fake import emptied, faked, has_no_weights
+from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
 from rewrite.trace.flat import Flat, output_spec
 from rewrite.trace.ladder import Failure
 from rewrite.trace.load import load
@@ -57,11 +57,12 @@ def trace(
     weightless = has_no_weights(module)
     if weightless:
         module = faked(module)
-    examples = fresh(default_inputs(module) if inputs is None else inputs)
-    start = time.perf_counter()
-    flat = Flat(module, tuple(examples))
-    flat.outputs, left_out = output_spec(_eager(flat, examples))
-    captured, certificate = _first_right(flat, examples, start, left_out)
+    with forgotten(module):
+        examples = fresh(default_inputs(module) if inputs is None else inputs)
+        start = time.perf_counter()
+        flat = Flat(module, tuple(examples))
+        flat.outputs, left_out = output_spec(_eager(flat, examples))
+        captured, certificate = _first_right(flat, examples, start, left_out)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     return Graph(found, captured.inputs, flat.outputs, type(module).__name__,

@@ -85,7 +85,7 @@ def _export(
 ) -> Capture:
     dim = Dim.AUTO if rung.automatic else Dim.DYNAMIC
     shapes = tuple(dict.fromkeys(axes[name], dim) for name in flat.names)
-    with flat.inside(), torch.no_grad(), quiet():
+    with torch.no_grad(), quiet():
         given = flat.given(inputs)
         program = torch.export.export(
             flat, tuple(given[name] for name in flat.names), strict=False,

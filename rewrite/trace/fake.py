@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from rewrite.errors import TraceError
+
+LRU_CACHE = type(functools.lru_cache(lambda: None))
 
 
 def fake_mode(model: nn.Module) -> FakeTensorMode | None:
@@ -40,6 +44,24 @@ def has_no_weights(model: nn.Module) -> bool:
     raise TraceError(f"{type(model).__name__} is loaded in part: {len(empty)} of {len(where)} "
                      f"parameters have no values (on the meta device), {empty[0]} among them; load "
                      "them all, or trace without weights: rw.trace(model.to('meta'))")
+
+
+@contextmanager
+def forgotten(model: nn.Module) -> Iterator[None]:
+    """Clear caches of functions that hold fake tensors of `model` afterwards.
+
+    Some models keep tables of indices in a `functools.lru_cache` that all of their instances
+    share: a fake table would be read by the next model that has weights.
+    """
+    mode = fake_mode(model)
+    try:
+        yield
+    finally:
+        for cache in gc.get_objects() if mode is not None else ():
+            if type(cache) is LRU_CACHE and any(
+                    isinstance(held, FakeTensor) and held.fake_mode is mode
+                    for held in gc.get_referents(cache)):
+                cache.cache_clear()
 
 
 def faked(model: nn.Module) -> nn.Module:

