@@ -16,8 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ def rows(names: list[str], processes: int) -> list[dict[str, Any]]:
     """All rows, in order, with a line of progress for each."""
     from rich.progress import track
 
-    with ProcessPoolExecutor(processes, max_tasks_per_child=20) as pool:
-        return list(track(pool.map(one, names), total=len(names), description="families"))
+    with get_context("spawn").Pool(processes, maxtasksperchild=20) as pool:
+        return list(track(pool.imap(one, names), total=len(names), description="families"))
 
 
 def page(found: list[dict[str, Any]]) -> str:

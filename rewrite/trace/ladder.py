@@ -123,8 +123,8 @@ def _against_relations(model: nn.Module, failures: Sequence[Failure]) -> bool:
 
 
 def _by_patches(model: nn.Module, failures: Sequence[Failure]) -> bool:
-    """Patches of classes that the model has help always, general ones not against fixed sizes."""
-    return _against_values(model, failures) or _has_patched_classes(model)
+    """Patches of what the model uses help always, general ones not against fixed sizes."""
+    return _against_values(model, failures) or _uses_patched(model)
 
 
 def _against_swaps(model: nn.Module, failures: Sequence[Failure]) -> bool:
@@ -153,8 +153,12 @@ def _patched_by_transformers(model: nn.Module) -> Iterator[Change | None]:
         yield Change()
 
 
-def _has_patched_classes(model: nn.Module) -> bool:
-    """Whether a module of the model is of a class for which transformers has a patch."""
+def _uses_patched(model: nn.Module) -> bool:
+    """Whether the model has a class for which transformers has a patch.
+
+    Its modules, and the caches of sliding windows, which some models make even if they are
+    told to use none, and which fix the length.
+    """
     try:
         from transformers.exporters import exporter_dynamo, utils
     except ImportError:
@@ -162,7 +166,10 @@ def _has_patched_classes(model: nn.Module) -> bool:
     assert exporter_dynamo  # importing it is what registers the patches
     owners = {owner for owner, _, _ in utils._PATCHES.get("dynamo", ())}
     classes = {kind for module in model.modules() for kind in type(module).__mro__}
-    return any(f"{kind.__module__}.{kind.__qualname__}" in owners for kind in classes)
+    configs = (getattr(module, "config", None) for module in model.modules())
+    slides = any(getattr(config, "sliding_window", None) for config in configs)
+    return (slides and any("cache_utils" in owner for owner in owners)) or any(
+        f"{kind.__module__}.{kind.__qualname__}" in owners for kind in classes)
 
 
 @contextmanager

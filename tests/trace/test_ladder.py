@@ -125,6 +125,13 @@ def test_a_fixed_size_is_not_asked_for_again() -> None:
     assert f"tried before: {PLAIN}: UserError: a size that should vary is fixed at 11" in note
 
 
+def test_patches_of_what_the_model_uses_are_tried() -> None:
+    """The caches of its sliding windows fix the length; transformers knows how to do without."""
+    graph = rw.trace(TABLE["t5gemma"].build())
+    assert graph.certificate is not None and graph.certificate.difference == 0.0
+    assert graph.certificate.method == "torch.export under the export patches of transformers"
+
+
 class Counter(nn.Module):
     """Counts its calls."""
 
