@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,12 @@ def test_weights_that_are_none() -> None:
         graph.with_weights(load(config("gpt2")))
     with pytest.raises(TraceError, match="training mode"):
         graph.with_weights(TABLE["gpt2"].build().train())
+
+
+def test_a_graph_that_was_not_traced() -> None:
+    graph = replace(traced("gpt2").graph, bind=None)
+    with pytest.raises(InputError, match="was not traced from a model"):
+        graph.with_weights(tiny("gpt2"))
 
 
 def test_weights_of_a_model_that_computes_something_else() -> None:
