@@ -35,6 +35,10 @@ def clean(graph: fx.Graph) -> None:
         if node.op == "call_function" and _changes_nothing(node):
             node.replace_all_uses_with(args(node)[0])
             graph.erase_node(node)
+    if any("conv" in str(node.target) for node in graph.nodes):
+        for node in graph.nodes:  # what a convolution returns may lie otherwise in memory than
+            if node.target is aten.view.default:  # export expects, and `view` would then refuse
+                node.target = aten.reshape.default
     graph.eliminate_dead_code()
 
 

@@ -96,7 +96,7 @@ class Rung:
         axes = {name: dynamic_axes(name, value, self.length) for name, value in inputs.items()}
         if not self.named:
             return axes
-        said = [_NAMED.findall(str(failure)) for failure in failures[:1]]
+        said = [_NAMED.findall(failure.text) for failure in failures[:1]]
         fixed = {(int(place), int(axis)) for found in said for place, axis in found if axis != "0"}
         return {name: tuple(axis for axis in varying if (index, axis) not in fixed)
                 for index, (name, varying) in enumerate(axes.items())}
@@ -254,7 +254,7 @@ LADDER = (
     Rung(_EXPERTS, _experts_in_batches, helps=_against_values),
     Rung("torch.export, rotary embedding without rescaling", _fixed_rotary),
     Rung("torch.export, weights not converted", _unconverted, helps=_against_swaps),
-    Rung("torch.export, some lengths fixed", _as_it_is, named=True),
+    Rung("torch.export, length fixed where export demands it", _as_it_is, named=True),
     Rung("torch.export, Dim.AUTO", _as_it_is, automatic=True, helps=_against_relations),
     Rung("torch.export, batch dynamic, length fixed", _as_it_is, length=False),
     Rung(_PATCHES + _FIXED, _patched_by_transformers, length=False, helps=_by_patches),

@@ -62,7 +62,7 @@ ENCODERS: tuple[Family, ...] = (
         "hidden_size": 48, "embedding_size": 16, "intra_bottleneck_size": 32,
         "num_feedforward_networks": 2}),
     masked("convbert", "ConvBert", BASE | {"embedding_size": 16, "conv_kernel_size": 3},
-           heads=convbert_heads),
+           heads=convbert_heads, whole="no features of"),
     masked("deberta", "Deberta", DEBERTA),
     masked("deberta_v2", "DebertaV2", DEBERTA | {
         "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}),
@@ -71,7 +71,7 @@ ENCODERS: tuple[Family, ...] = (
     masked("fnet", "FNet", BASE, heads=no_heads),
     masked("big_bird", "BigBird", BASE | {"attention_type": "original_full"}),
     masked("nystromformer", "Nystromformer", BASE | {"conv_kernel_size": 5}),
-    masked("funnel", "Funnel", FUNNEL, heads=funnel_heads),
+    masked("funnel", "Funnel", FUNNEL, heads=funnel_heads, fixed=True),
     masked("mpnet", "MPNet"),
     masked("rembert", "RemBert", BASE | {"input_embedding_size": 16, "output_embedding_size": 24}),
     masked("roformer", "RoFormer", BASE | {"embedding_size": 16}),

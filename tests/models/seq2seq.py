@@ -96,7 +96,7 @@ SEQ2SEQ: tuple[Family, ...] = (
     generator("led", "LED", BART | {
         "attention_window": 8, "max_encoder_position_embeddings": 64,
         "max_decoder_position_embeddings": 64}, fails="data-dependent shapes"),
-    generator("whisper", "Whisper", SPEECH | {"num_mel_bins": 8}),
+    generator("whisper", "Whisper", SPEECH | {"num_mel_bins": 8}, fixed=True),
     generator("speech_to_text", "Speech2Text", SPEECH | {
         "input_feat_per_channel": 8, "conv_channels": 16, "conv_kernel_sizes": (3, 3)}),
     generator("moonshine", "Moonshine", MOONSHINE, heads=moonshine_heads,
