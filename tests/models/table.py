@@ -13,7 +13,7 @@ TABLE: dict[str, Family] = {
 # Run on every change; the others run when docs/supported_models.md is made.
 _CORE = """
     gpt2 gpt_neo gpt_neox gptj opt bloom falcon_rotary falcon_alibi falcon_new llama
-    llama_dynamic_rope llama_yarn mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe qwen3_next gemma
+    llama_dynamic_rope llama_yarn mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma
     gemma2 gemma3 phi phi3 phimoe stablelm olmo olmo2 olmoe starcoder2 gpt_bigcode cohere granite
     smollm3 mpt codegen xglm biogpt deepseek_v2 deepseek_v3 gpt_oss glm glm4_moe llama4 bamba mamba
     mamba2 falcon_mamba jamba rwkv recurrent_gemma lfm2 openai_gpt ctrl xlnet bitnet
