@@ -34,6 +34,26 @@ class SurgeryError(RewriteError):
     """An edit that would leave the graph broken."""
 
 
+class MatchError(RewriteError):
+    """A selection holds more or fewer nodes than were expected."""
+
+
+class RuleError(RewriteError):
+    """A rule that cannot be read, that never ends, or whose result is not what it replaces."""
+
+
+class ProofError(RewriteError):
+    """The two sides of a rule cannot be compared, or they differ."""
+
+
+class SpecError(RewriteError):
+    """A graph that is not legal at its stage."""
+
+
+class TextError(RewriteError):
+    """A text that does not describe a graph."""
+
+
 class DataError(RewriteError):
     """Prompt pairs that cannot be compared."""
 

@@ -1,0 +1,1 @@
+"""What a graph computes, as algebra: proofs of rules, cost as expressions."""
