@@ -2,10 +2,14 @@
 
     python docs/make_models.py                        all families, with the installed versions
     python docs/make_models.py --only gpt2,llama      some of them, printed and not written
-    python docs/make_models.py --transformers 5.20.0  in an environment of its own
+    python docs/make_models.py --rows rows.jsonl      keep each row as soon as it is finished
+    python docs/make_models.py --rows rows.jsonl --page   write the page from the rows there are
+    python docs/make_models.py --transformers 5.20.0  against another release
 
-The last form makes a virtual environment in a temporary folder, installs the project with
-that version of transformers, and prints what differs from the written table.
+With `--rows`, a later call runs only what the file does not hold for the same versions, so that
+an interruption loses nothing; the last row of a family counts.  `--transformers` installs that
+release beside the environment, in a temporary folder, and prints what differs from the written
+page; it combines with `--only` and `--rows`.
 """
 
 from __future__ import annotations
@@ -13,10 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,10 +33,34 @@ ROOT = Path(__file__).parent.parent
 PAGE = Path(__file__).parent / "supported_models.md"
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+Row = dict[str, Any]
 
 
-def one(name: str) -> dict[str, Any]:
-    """The row of one family; a crash is a row too."""
+class Late(BaseException):
+    """A family took too long.  No `except Exception` on the way may swallow it."""
+
+
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raise `Late` after `seconds`, and again every second until it gets through."""
+    def late(*_: object) -> None:
+        raise Late
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def versions() -> dict[str, str]:
+    """The libraries that a row was made with."""
+    return {name: version(name) for name in ("torch", "transformers")}
+
+
+def one(name: str, seconds: float) -> Row:
+    """The row of one family; a crash is a row too, and so is a family that takes too long."""
     import torch
     import transformers
 
@@ -37,59 +69,87 @@ def one(name: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    family = TABLE[name]
+    family, made = TABLE[name], {"name": name} | versions()
     if not hasattr(transformers, family.model):
-        return {"name": name, "crash": "this version of transformers does not have it"}
+        return made | {"crash": "this version of transformers does not have it", "absent": True}
     try:
-        return asdict(examine(family))
+        with limit(seconds):
+            return made | asdict(examine(family))
+    except Late:
+        return made | {"crash": f"took more than {seconds:.0f} s"}
     except Exception as error:  # shown in the table
         text = " ".join(str(error).split()).replace("|", "/")
-        return {"name": name, "crash": f"{type(error).__name__}: {text[:300]}"}
+        return made | {"crash": f"{type(error).__name__}: {text[:300]}"}
 
 
-def rows(names: list[str], processes: int) -> list[dict[str, Any]]:
-    """All rows, in order, with a line of progress for each."""
+def kept(file: Path | None) -> dict[str, Row]:
+    """The rows of a file that were made with the installed versions."""
+    if file is None or not file.exists():
+        return {}
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    return {row["name"]: row for row in found if versions().items() <= row.items()}
+
+
+def run(names: list[str], processes: int, seconds: float, file: Path | None) -> dict[str, Row]:
+    """Rows by name: those of the file, and the others as they are made."""
     from rich.progress import track
 
+    rows = kept(file)
+    left = [name for name in names if name not in rows]
     with get_context("spawn").Pool(processes, maxtasksperchild=20) as pool:
-        return list(track(pool.imap(one, names), total=len(names), description="families"))
+        calls = [pool.apply_async(one, (name, seconds)) for name in left]
+        for call in track(calls, description="families"):
+            row = call.get()
+            rows[row["name"]] = row
+            if file is not None:
+                with file.open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+    return rows
 
 
-def page(found: list[dict[str, Any]]) -> str:
+def cells(row: Row) -> tuple[str, str]:
+    """What two versions are compared by: heads found, and laws that hold."""
+    from tests.models.examine import LAWS
+
+    fixed = ", fixed" if row["fixed"] else ""
+    return f"{row['heads']} / {row['expected']}", f"{len(row['passed'])} / {len(LAWS)}{fixed}"
+
+
+def page(found: list[Row], missing: int = 0) -> str:
     """The page."""
-    import torch
-    import transformers
-
     from tests.models.examine import LAWS
     from tests.models.table import CORE
 
-    good = [row for row in found if "crash" not in row and not row["failed"]]
     traced = [row for row in found if "crash" not in row]
+    good = [row for row in traced if not row["failed"]]
     worst = max((row["parts_error"] for row in good), default=0.0)
     exact = sum(row["trace_error"] == 0 for row in traced)
+    heads, expected = (sum(row[key] for row in traced) for key in ("heads", "expected"))
+    left = f"  {missing} more families of the table were not run." if missing else ""
     lines = [
         "# Supported models", "",
         "Generated by `python docs/make_models.py`: a tiny random model of each family is traced,",
         "split, expanded and compared with eager PyTorch in single precision, at a batch size and",
         "length that it was not traced with.  A family is one line in `tests/models/`; no code of",
         "the package knows any of them by name.", "",
-        f"torch {torch.__version__}, transformers {transformers.__version__}.  {len(found)} "
+        ", ".join(f"{name} {number}" for name, number in versions().items()) + f".  {len(found)} "
         f"families: {len(traced)} traced, {exact} of them bit for bit; {len(good)} pass all "
-        f"{len(LAWS)} laws.  Largest difference of a split model, relative to its largest output: "
-        f"{worst:.1e}.", "",
+        f"{len(LAWS)} laws; {heads:,} of {expected:,} attention heads found.  Largest difference "
+        "of a split model that passes them, relative to its largest output: "
+        f"{worst:.1e}.{left}", "",
         "Laws: " + ", ".join(LAWS) + ".  *heads* means that every attention head that the",
         "configuration promises is a part of its own, with its q, k and v read apart.  *fixed*",
         "marks models whose length is fixed when they are traced.  Families in italics run only",
-        "when this page is made, the others on every change.", "",
+        "when this page is made, the others on every change.  Seconds are those of one thread of a",
+        "busy machine.", "",
         "| family | export s | nodes | heads found / expected | trace error | split error | laws |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in traced:
         name = row["name"] if row["name"] in CORE else f"*{row['name']}*"
-        laws = f"{len(row['passed'])} / {len(LAWS)}" + (", fixed" if row["fixed"] else "")
-        lines.append(f"| {name} | {row['seconds']:.1f} | {row['nodes']} | {row['heads']} / "
-                     f"{row['expected']} | {row['trace_error']:.1e} | {row['parts_error']:.1e} | "
-                     f"{laws} |")
+        heads_cell, laws = cells(row)
+        lines.append(f"| {name} | {row['seconds']:.1f} | {row['nodes']} | {heads_cell} | "
+                     f"{row['trace_error']:.1e} | {row['parts_error']:.1e} | {laws} |")
     lines += ["", "## What does not pass", "", "| family | law | what was seen |", "|---|---|---|"]
     for row in found:
         if "crash" in row:
@@ -102,19 +162,38 @@ def page(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def elsewhere(version: str) -> None:
-    """The same table with another version of transformers, in an environment of its own."""
+def written() -> dict[str, tuple[str, str]]:
+    """What the written page says of each family that could be traced, as `cells` says it."""
+    found = {}
+    for line in PAGE.read_text().splitlines():
+        columns = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(columns) == 7 and " / " in columns[3] and columns[1] != "export s":
+            found[columns[0].strip("*")] = (columns[3], columns[6])
+    return found
+
+
+def elsewhere(release: str, rest: list[str]) -> None:
+    """This script again, with another release of transformers in front of the installed one."""
     with tempfile.TemporaryDirectory() as folder:
-        python = Path(folder) / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), "torch"], check=True)
-        subprocess.run([*pip, "-e", f"{ROOT}[dev]", f"transformers=={version}"], check=True)
-        out = Path(folder) / "rows.json"
-        subprocess.run([str(python), __file__, "--json", str(out)], check=True)
-        for row in json.loads(out.read_text()):
-            if "crash" in row or row["failed"]:
-                print(row["name"], row.get("crash") or row["failed"])
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder]
+        subprocess.run([*pip, f"transformers=={release}"], check=True)
+        path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        subprocess.run([sys.executable, __file__, "--compare", *rest], check=True,
+                       env=os.environ | {"PYTHONPATH": path})
+
+
+def differences(rows: list[Row]) -> list[str]:
+    """How rows differ from the written page, one line per family."""
+    before, lines = written(), []
+    for row in rows:
+        now = ("not traced", row["crash"]) if "crash" in row else cells(row)
+        then = before.get(row["name"], ("not traced", ""))
+        same = now[0] == then[0] == "not traced" or now == then
+        if not same:
+            why = "; ".join(f"{law}: {seen}" for law, seen in row.get("failed", {}).items())
+            lines.append(f"{row['name']}: heads {now[0]}, laws {now[1]} (page: {then[0]}, "
+                         f"{then[1]}) {why}".rstrip())
+    return lines
 
 
 def main() -> None:
@@ -123,22 +202,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--transformers", default="", help="a version to install and run with")
-    parser.add_argument("--json", default="", help="write the rows to this file instead")
+    parser.add_argument("--seconds", type=float, default=300, help="limit for one family")
+    parser.add_argument("--rows", type=Path, help="JSON lines to which finished rows are added")
+    parser.add_argument("--page", action="store_true", help="write the page from --rows, run none")
+    parser.add_argument("--transformers", default="", help="a release to install and compare with")
+    parser.add_argument("--compare", action="store_true", help="print what differs from the page")
     given = parser.parse_args()
     if given.transformers:
-        elsewhere(given.transformers)
+        at = sys.argv.index("--transformers")
+        elsewhere(given.transformers, sys.argv[1:at] + sys.argv[at + 2:])
         return
     names = [name for name in given.only.split(",") if name] or list(TABLE)
     if unknown := [name for name in names if name not in TABLE]:
         raise SystemExit(f"no family is called {unknown[0]!r}; the table is in tests/models/")
-    found = rows(names, given.processes)
-    if given.json:
-        Path(given.json).write_text(json.dumps(found))
+    rows = (kept(given.rows) if given.page
+            else run(names, given.processes, given.seconds, given.rows))
+    found = [rows[name] for name in names if name in rows]
+    if given.compare:
+        print(versions(), f"{len(found)} families", *differences(found), sep="\n")
     elif given.only:
         print(page(found))
     else:
-        PAGE.write_text(page(found))
+        PAGE.write_text(page(found, len(names) - len(found)))
 
 
 if __name__ == "__main__":
