@@ -93,6 +93,7 @@ class Graph:
     guards: tuple[str, ...] = ()  # conditions on shapes: "input_ids.shape[1] <= 2048"
     weightless: bool = False  # its parameters are on the meta device: `with_weights` gives values
     bind: Callable[..., Graph] | None = None  # how the stage that traced it gives it weights
+    trail: Any = None  # what rules have done to it: a `rewrite.rules.trail.Trail`
 
     def __call__(self, **inputs: Tensor) -> Any:
         return self.outputs(self.flat(**inputs))
@@ -200,6 +201,21 @@ class Graph:
         from rewrite.parts import components
 
         return components(self, sources, granularity)
+
+    def rewrite(self, rules: Any, at: Any = None, **options: Any) -> Graph:
+        """The graph after rules have been applied to it until none fires (see `rw.rule`).
+
+        `at` restricts them to some nodes: a name, or a matcher of `rw.match`.  The result's
+        `trail` tells each step.
+
+        >>> import rewrite as rw
+        >>> graph = rw.trace(torch.nn.GELU().eval(), inputs={"input": torch.ones(3, 2)})
+        >>> print(graph.rewrite(rw.rule("negated", "gelu(x) = -(-gelu(x))", once=True)).trail)
+           1  negated  gelu: gelu(input) -> neg(neg(gelu(input)))
+        """
+        from rewrite.rules.engine import rewrite
+
+        return rewrite(self, rules, at, **options)
 
     def get(self, name: str) -> fx.Node:
         """The node called `name`; an unknown name is an error with near misses."""

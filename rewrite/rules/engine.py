@@ -1,0 +1,192 @@
+"""The driver: rules are applied to a graph until none fires, and every step is recorded.
+
+A rule looks at one node and answers with the node that takes its place, or with nothing.
+Nodes wait in line; what a step writes, and what reads it, is looked at again.  When the line
+is empty all nodes are looked at once more, so that the result is a fixpoint.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from rewrite.errors import RuleError
+from rewrite.ir.graph import Graph
+from rewrite.ir.surgery import copy_module
+from rewrite.rules.rule import Rule
+from rewrite.rules.site import Site, alike, described
+from rewrite.rules.trail import Step, Trail, shown
+
+Matcher = Callable[[fx.Node], Any]
+LIMIT = 1000
+
+
+def rewrite(
+    graph: Graph, rules: Rule | Iterable[Rule], at: Matcher | None = None, *,
+    limit: int = LIMIT, steps: int | None = None,
+) -> Graph:
+    """The graph after rules have been applied to it as often as they fire.
+
+    `at` restricts them to nodes that it accepts, and to what is made of those.  `steps` stops
+    after so many steps.  The result's `trail` tells what was done.
+
+    Raises `RuleError` if one value is rewritten more than `limit` times (rules that undo each
+    other, or that apply to their own result), or if a rule's result has another shape or type
+    than what it replaces.
+
+    >>> from rewrite.rules.table import open_attention
+    >>> opened = rewrite(parts.graph, open_attention)
+    >>> len(opened.trail), opened.trail[0].rule
+    (2, 'open_attention')
+    """
+    table = [rules] if isinstance(rules, Rule) else list(rules)
+    if wrong := [r for r in table if not isinstance(r, Rule)]:
+        raise RuleError(f"rules are made with rw.rule(name, equation), found "
+                        f"{type(wrong[0]).__name__}")
+    module = copy_module(graph.module)
+    driver = _Driver(module, table, at, limit, steps)
+    driver.run()
+    module.graph.lint()
+    module.recompile()
+    trail = Trail(graph, tuple(table), at, limit, tuple(driver.steps))
+    return replace(graph, module=module, trail=trail,
+                   certificate=graph.certificate if not driver.steps else None)
+
+
+class _Driver:
+    """`slot[node]` is the value that a node stands for: all that replaces it keeps its slot."""
+
+    def __init__(
+        self, module: fx.GraphModule, rules: Sequence[Rule], at: Matcher | None, limit: int,
+        steps: int | None,
+    ) -> None:
+        self.module, self.limit, self.most = module, limit, steps
+        self.by_target: dict[Any, list[Rule]] = {}
+        self.anywhere: list[Rule] = [r for r in rules if r.on is None]
+        for rule in rules:
+            for target in rule.on or ():
+                self.by_target.setdefault(target, []).append(rule)
+        self.order = {rule: i for i, rule in enumerate(rules)}
+        self.far = max((rule.depth for rule in rules), default=1)
+        self.allowed = {n for n in module.graph.nodes if at is None or at(n)}
+        self.slot: dict[fx.Node, str] = {n: n.name for n in module.graph.nodes}
+        self.done: dict[fx.Node, frozenset[str]] = {}
+        self.counts: Counter[str] = Counter()
+        self.steps: list[Step] = []
+
+    def run(self) -> None:
+        while True:
+            before = len(self.steps)
+            queue = deque(n for n in self.module.graph.nodes if n in self.allowed)
+            waiting = set(queue)
+            while queue:
+                if self.most is not None and len(self.steps) >= self.most:
+                    return
+                node = queue.popleft()
+                waiting.discard(node)
+                if node._erased or node.op in {"placeholder", "output"}:
+                    continue
+                for changed in self._try(node):
+                    if changed not in waiting and changed in self.allowed:
+                        waiting.add(changed)
+                        queue.append(changed)
+            if len(self.steps) == before:
+                return
+
+    def _try(self, node: fx.Node) -> list[fx.Node]:
+        """Apply the first rule that fires at a node; answers what is to be looked at again."""
+        found = [*self.by_target.get(node.target, ()), *self.anywhere]
+        for rule in sorted(found, key=self.order.__getitem__):
+            if rule.once and rule.name in self.done.get(node, frozenset()):
+                continue
+            site = Site(self.module, node, rule.name)
+            with self.module.graph.inserting_before(node):
+                result = rule.apply(site)
+            if isinstance(result, fx.Node) and result is not node:
+                return self._replace(rule, site, result)
+            for made in reversed(site.made):
+                if not made.users:
+                    self.module.graph.erase_node(made)
+        return []
+
+    def _replace(self, rule: Rule, site: Site, result: fx.Node) -> list[fx.Node]:
+        node, name = site.node, site.node.name
+        if not alike(node, result):
+            raise RuleError(
+                f"{rule.name} replaces {name!r} ({described(node)}) by {shown(result)} "
+                f"({described(result)}); both sides of a rule must have one shape and type: add "
+                "a guard (where=...), or a cast or view on the right")
+        slot = self.slot[node]
+        self.counts[slot] += 1
+        if self.counts[slot] > self.limit:
+            recent = ", ".join(dict.fromkeys(s.rule for s in self.steps[-6:]))
+            raise RuleError(
+                f"{rule.name} rewrites {slot!r} for the {self.counts[slot]:,}th time (last rules: "
+                f"{recent}): rules that undo each other or fire on their own result never end; "
+                "add a guard, mark the rule once=True, or raise limit=")
+        before = shown(node, interior(node, result, site.made))
+        after = shown(result, set(site.made))
+        users = list(node.users)
+        node.replace_all_uses_with(result)
+        removed = self._bury(node)
+        kept = [made for made in site.made if not made._erased and self._used(made, result)]
+        if result in kept:  # the value keeps its name
+            result.name = _free(self.module.graph, name, result)
+        history = self.done.get(node, frozenset()) | {rule.name}
+        for made in kept:
+            self.slot[made] = slot
+            self.done[made] = history
+            self.allowed.add(made)
+            made.meta["provenance"] = (*node.meta.get("provenance", ()), (rule.name, name))
+        self.steps.append(Step(rule.name, rule.equation, name, before, after,
+                               tuple(n.name for n in kept), tuple(removed)))
+        return [*kept, *self._readers([result, *users])]
+
+    def _used(self, made: fx.Node, result: fx.Node) -> bool:
+        if made.users or made is result:
+            return True
+        self.module.graph.erase_node(made)
+        return False
+
+    def _bury(self, node: fx.Node) -> list[str]:
+        """Erase a node and what only it needed; answers their names."""
+        names, stack = [], [node]
+        while stack:
+            dead = stack.pop()
+            if dead._erased or dead.users or dead.op in {"placeholder", "output"}:
+                continue
+            stack.extend(dead.all_input_nodes)
+            names.append(dead.name)
+            self.module.graph.erase_node(dead)
+        return names
+
+    def _readers(self, nodes: Iterable[fx.Node]) -> list[fx.Node]:
+        """Nodes whose patterns may reach down to the given ones."""
+        found: dict[fx.Node, None] = {}
+        layer = [n for n in nodes if not n._erased]
+        for _ in range(self.far):
+            found.update(dict.fromkeys(layer))
+            layer = [user for node in layer for user in node.users if user not in found]
+        return list(found)
+
+
+def interior(node: fx.Node, result: fx.Node, made: Iterable[fx.Node]) -> set[fx.Node]:
+    """What a step takes apart: the node, and operands that the result does not read whole."""
+    read = {operand for n in made for operand in n.all_input_nodes} | {result}
+    inside, stack = {node}, list(node.all_input_nodes)
+    while stack:
+        operand = stack.pop()
+        behind = set(operand.all_input_nodes)
+        if operand not in read and behind & read and operand not in inside:
+            inside.add(operand)
+            stack.extend(operand.all_input_nodes)
+    return inside
+
+
+def _free(graph: fx.Graph, name: str, node: fx.Node) -> str:
+    taken = any(other.name == name for other in graph.nodes if other is not node)
+    return node.name if taken else name

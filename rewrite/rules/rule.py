@@ -1,0 +1,188 @@
+"""Rules: an equation, or a function on a node with its equation beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from rewrite.errors import RuleError, near
+from rewrite.rules.example import Example
+from rewrite.rules.matching import fits
+from rewrite.rules.site import Miss, Site
+from rewrite.rules.terms import Call, Hole, Rest, depth, holes, operators, read, walk
+
+Answer = fx.Node | Miss | None
+Guard = Callable[["Match"], Any]
+
+
+class Match:
+    """What the holes of a pattern hold: `match.x` is a node, a number or a list."""
+
+    def __init__(self, site: Site, held: Mapping[str, Any]) -> None:
+        self.site, self.held = site, dict(held)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.held:
+            raise AttributeError(f"the rule has no hole {name!r}; {near(name, self.held)}")
+        return self.held[name]
+
+    def shape(self, name: str) -> tuple[Any, ...]:
+        """Sizes of what a hole holds; empty for numbers."""
+        node = self.held[name]
+        return tuple(node.meta["val"].shape) if isinstance(node, fx.Node) else ()
+
+    def is_node(self, *names: str) -> bool:
+        """Whether holes hold nodes, not numbers."""
+        return all(isinstance(self.held[name], fx.Node) for name in names)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A rewrite that keeps values.
+
+    `apply` answers for a site with the node that takes the node's place, or with something
+    falsy: None, or a `Miss` that says why not.  `on` are the operators at which it looks (None:
+    all).  A rule that is `once` is not applied to what it has made itself.  `examples` are
+    graphs on which it fires, and by which it is proved; on `refuses` it must not fire.
+    """
+
+    name: str
+    equation: str
+    apply: Callable[[Site], Answer]
+    on: frozenset[Any] | None = None
+    once: bool = False
+    depth: int = 3
+    examples: tuple[Example, ...] = ()
+    refuses: tuple[Example, ...] = ()
+    doc: str = ""
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.equation}"
+
+    def why_not(self, graph: Any, name: str) -> str:
+        """Why the rule does not apply at a node; empty if it does.
+
+        >>> from rewrite.rules.table import open_attention
+        >>> open_attention.why_not(parts.graph, "embedding")
+        'open_attention looks at scaled_dot_product_attention, not at embedding'
+        """
+        from rewrite.ir.surgery import copy_module, get
+
+        module = copy_module(graph.module)
+        node = get(module.graph, name)
+        if self.on is not None and node.target not in self.on:
+            looks = ", ".join(sorted(_plain(t) for t in self.on))
+            return f"{self.name} looks at {looks}, not at {_plain(node.target)}"
+        with module.graph.inserting_before(node):
+            answer = self.apply(Site(module, node, self.name))
+        if isinstance(answer, fx.Node):
+            return ""
+        return answer.reason if isinstance(answer, Miss) else f"{self.equation} does not fit"
+
+
+def rule(
+    name: str,
+    *equations: str,
+    where: Guard | None = None,
+    let: Mapping[str, Callable[[Match], Any]] | None = None,
+    once: bool = False,
+    examples: str | Sequence[str | Example] = (),
+    refuses: str | Sequence[str | Example] = (),
+    doc: str = "",
+) -> Rule:
+    """A rule from equations `"pattern = replacement"`; the first that fits is used.
+
+    Names of operators are those of ATen (and `attention`, `total`, `take`); every other name
+    is a hole that holds an operand, `*names` hold any number of operands of `total`, and equal
+    names hold equal operands.  `where` gets the match and answers with something falsy, such as
+    a `Miss("reason")`, where the rule must not apply.  `let` computes further names for the
+    right side.  Examples give shapes of the holes by letters: `"x: b s d, W: e d, c: e"`.
+
+    Raises `RuleError` that points at what cannot be read.
+
+    >>> twice = rule("twice", "x + x = 2 * x", examples="x: b s d")
+    >>> twice
+    twice: x + x = 2 * x
+    """
+    if not equations:
+        raise RuleError(f"{name}: a rule needs an equation such as 'x + x = 2 * x'")
+    sides = [_sides(name, equation, set(let or ())) for equation in equations]
+
+    def apply(site: Site) -> Answer:
+        answer: Answer = None
+        for left, right in sides:
+            for held in fits(left, site.node, {}):
+                match = Match(site, held)
+                if where is not None and not (said := where(match)):
+                    answer = said if isinstance(said, Miss) else answer
+                    continue
+                more = {key: value(match) for key, value in (let or {}).items()}
+                result = site.write(right, **held, **more)
+                if isinstance(result, fx.Node):
+                    return result
+        return answer
+
+    given = [examples] if isinstance(examples, str) else examples
+    never = [refuses] if isinstance(refuses, str) else refuses
+    lefts = [left for left, _ in sides]
+    return Rule(
+        name, "; ".join(equations), apply,
+        frozenset(t for left in lefts for t in operators(left.name)), once,
+        max(depth(left) for left in lefts),
+        tuple(_example(e, lefts, i) for i, e in enumerate(given)),
+        tuple(_example(e, lefts, 0) for e in never), doc,
+    )
+
+
+def rule_on(
+    *targets: Any, name: str, equation: str, once: bool = False, depth: int = 3,
+    examples: Iterable[str | Example] = (), refuses: Iterable[str | Example] = (),
+) -> Callable[[Callable[[Site], Answer]], Rule]:
+    """Makes a rule of a function on a site; `targets` are the operators at which it looks.
+
+    Examples are written as a term and shapes: `"gelu(x) | x: b s d"`.
+    """
+
+    def made(function: Callable[[Site], Answer]) -> Rule:
+        return Rule(name, equation, function, frozenset(targets) or None, once, depth,
+                    tuple(_example(e) for e in examples), tuple(_example(e) for e in refuses),
+                    (function.__doc__ or "").strip())
+
+    return made
+
+
+def _sides(name: str, equation: str, known: set[str]) -> tuple[Call, Any]:
+    left, sign, right = equation.partition(" = ")
+    if not sign:
+        raise RuleError(f"{name}: an equation is written 'pattern = replacement', found "
+                        f"{equation!r}")
+    pattern, replacement = read(left), read(right)
+    if not isinstance(pattern, Call):
+        raise RuleError(f"{name}: the left side must be an operator on something, found {left!r}")
+    stars = {t.name for t in walk(pattern) if isinstance(t, Rest)}
+    for term in walk(replacement):
+        if isinstance(term, (Hole, Rest)) and term.name not in {*holes(pattern), *known}:
+            raise RuleError(f"{name}: {term.name!r} stands on the right of {equation!r} only; "
+                            f"{near(term.name, holes(pattern))}; or compute it with let=")
+        if isinstance(term, Hole) and term.name in stars:
+            raise RuleError(f"{name}: {term.name!r} holds several operands: write *{term.name}")
+    return pattern, replacement
+
+
+def _example(given: str | Example, lefts: Sequence[Call] = (), index: int = 0) -> Example:
+    if isinstance(given, Example):
+        return given
+    term, bar, shapes = given.partition("|")
+    if bar:
+        return Example(read(term), shapes)
+    if not lefts:
+        raise RuleError(f"an example is written 'gelu(x) | x: b s d', found {given!r}")
+    return Example(lefts[min(index, len(lefts) - 1)], given)
+
+
+def _plain(target: Any) -> str:
+    name = getattr(target, "_opname", None) or getattr(target, "__name__", str(target))
+    return str(name)

@@ -1,0 +1,162 @@
+"""Where a rule looks, and the pen with which it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from rewrite.errors import RuleError
+from rewrite.ir.flow import args, shape
+from rewrite.rules.matching import called
+from rewrite.rules.terms import Call, Hole, Listed, Literal, Rest, Term, operators, read
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a rule does not apply.  It is falsy, so `return Miss("...")` means no.
+
+    >>> bool(Miss("the bias flows"))
+    False
+    """
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Site:
+    """A node of a graph that is being rewritten.
+
+    `node` is the node that a rule may replace.  What the rule writes comes in front of it,
+    and knows its value's shape and type.
+    """
+
+    def __init__(self, module: fx.GraphModule, node: fx.Node, rule: str = "") -> None:
+        self.module, self.node, self.rule = module, node, rule
+        self.made: list[fx.Node] = []
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments of the node."""
+        return args(self.node)
+
+    def call(self, target: Any, *operands: Any) -> fx.Node:
+        """A new node that calls `target` on operands in the order of its schema."""
+        positional, named = called(target, operands)
+        made = self.module.graph.call_function(target, positional, named)
+        made.meta = {k: v for k, v in self.node.meta.items() if k in KEPT}
+        self.made.append(made)
+        values = fx.map_arg((positional, named), lambda n: n.meta["val"])
+        try:
+            with torch.no_grad(), fake_mode(self.module.graph) or nullcontext():
+                made.meta["val"] = target(*values[0], **values[1])
+        except (RuntimeError, TypeError, IndexError) as error:
+            shown = ", ".join(map(_shown, operands))
+            raise RuleError(f"{self.rule or 'a rule'} at {self.node.name!r} writes {target} on "
+                            f"({shown}), which fails: {first(error)}") from None
+        return made
+
+    def write(self, term: str | Term, **held: Any) -> Any:
+        """The nodes that a term describes, with the holes as given.
+
+        >>> from rewrite.rules.site import Site
+        >>> graph = rw.trace(torch.nn.GELU().eval(), inputs={"input": torch.ones(3, 2)})
+        >>> gelu = graph.get("gelu")
+        >>> Site(graph.module, gelu).write("x + 1", x=gelu.args[0]).target
+        <OpOverload(op='aten.add', overload='Tensor')>
+        """
+        match read(term) if isinstance(term, str) else term:
+            case Hole(name=name) | Rest(name=name):
+                if name not in held:
+                    raise RuleError(f"{self.rule or 'a rule'}: there is nothing called {name!r}")
+                return held[name]
+            case Literal(value=value):
+                return value
+            case Listed(items=items):
+                return [self.write(item, **held) for item in items]
+            case Call(name=name, operands=operands):
+                given: list[Any] = []
+                for operand in operands:
+                    value = self.write(operand, **held)
+                    given.extend(value if isinstance(operand, Rest) else (value,))
+                return self.call(operators(name)[0], *given)
+        raise TypeError(term)
+
+    def constant(self, value: Tensor, wish: str = "constant") -> fx.Node:
+        """A node that holds a tensor; it is a buffer of the new graph's module."""
+        name, count = wish, 0
+        while hasattr(self.module, name):
+            count += 1
+            name = f"{wish}_{count}"
+        self.module.register_buffer(name, value, persistent=True)
+        made = self.module.graph.get_attr(name)
+        mode = fake_mode(self.module.graph)
+        made.meta = {"val": mode.from_tensor(value) if mode else value}
+        self.made.append(made)
+        return made
+
+    def again(self, node: fx.Node, change: Callable[[fx.Node], Any]) -> fx.Node:
+        """A copy of `node` whose operands are changed by `change`."""
+        made = self.module.graph.node_copy(node, lambda n: n)
+        made.args, made.kwargs = fx.map_arg((node.args, node.kwargs), change)
+        self.made.append(made)
+        return made
+
+    def size(self, x: fx.Node, axis: int) -> Any:
+        """A size as an argument: a number if it is fixed, else a node."""
+        value = x.meta["val"].shape[axis]
+        return value if isinstance(value, int) else self.call(
+            torch.ops.aten.sym_size.int, x, axis)
+
+
+KEPT = ("module", "nn_module_stack", "stack_trace", "component")
+
+
+def fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
+    """The mode under which the values of a graph were made up."""
+    for node in graph.nodes:
+        if isinstance(node.meta.get("val"), FakeTensor):
+            return node.meta["val"].fake_mode
+    return None
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two nodes hold values of one shape and type."""
+    one, other = a.meta.get("val"), b.meta.get("val")
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return one is not None and type(one) is type(other)
+    return one.dtype == other.dtype and same_sizes(shape(a), shape(b))
+
+
+def same_sizes(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether two shapes are the same, whatever their varying sizes are."""
+    return len(one) == len(other) and all(
+        a == b or sympy.simplify(sympy.sympify(a) - sympy.sympify(b)) == 0
+        for a, b in zip(one, other, strict=True))
+
+
+def described(node: Any) -> str:
+    """Type and shape of a node's value."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    sizes = ", ".join(str(s) for s in shape(node))
+    return f"{str(value.dtype).removeprefix('torch.')} [{sizes}]"
+
+
+def _shown(operand: Any) -> str:
+    return f"{operand.name}: {described(operand)}" if isinstance(operand, fx.Node) else (
+        repr(operand))
+
+
+def first(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
