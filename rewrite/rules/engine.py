@@ -128,7 +128,7 @@ class _Driver:
                 f"{rule.name} rewrites {slot!r} for the {self.counts[slot]:,}th time (last rules: "
                 f"{recent}): rules that undo each other or fire on their own result never end; "
                 "add a guard, mark the rule once=True, or raise limit=")
-        before = shown(node, interior(node, result, site.made))
+        before = shown(node, doomed(node))
         after = shown(result, set(site.made))
         users = list(node.users)
         node.replace_all_uses_with(result)
@@ -174,17 +174,15 @@ class _Driver:
         return list(found)
 
 
-def interior(node: fx.Node, result: fx.Node, made: Iterable[fx.Node]) -> set[fx.Node]:
-    """What a step takes apart: the node, and operands that the result does not read whole."""
-    read = {operand for n in made for operand in n.all_input_nodes} | {result}
-    inside, stack = {node}, list(node.all_input_nodes)
+def doomed(node: fx.Node) -> set[fx.Node]:
+    """The node, and what will be read by nobody once it is gone."""
+    found, stack = {node}, list(node.all_input_nodes)
     while stack:
         operand = stack.pop()
-        behind = set(operand.all_input_nodes)
-        if operand not in read and behind & read and operand not in inside:
-            inside.add(operand)
+        if operand not in found and operand.op != "placeholder" and found.issuperset(operand.users):
+            found.add(operand)
             stack.extend(operand.all_input_nodes)
-    return inside
+    return found
 
 
 def _free(graph: fx.Graph, name: str, node: fx.Node) -> str:

@@ -22,6 +22,7 @@ from rewrite.rules.terms import (
     Rest,
     Term,
     holes,
+    read,
     size,
     sizes_of,
     walk,
@@ -36,16 +37,34 @@ class Example:
 
     A hole without a shape is a size if it is called like a letter, else an error.  A star
     `*a` takes its operands from `a1: ..., a2: ...`; `int` in front of a shape makes it indices.
+    `shared` names values that are read several times.
     """
 
     term: Term
     shapes: str
+    shared: tuple[tuple[str, Term], ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> Example:
+        """An example as it is written: `"gelu(y) + y | y = x * 2 | x: b s d"`.
+
+        >>> Example.read("gelu(x) | x: b s d").sizes()
+        {'b': 1, 's': 2, 'd': 2}
+        """
+        term, *between = text.split("|")
+        if not between:
+            raise RuleError(f"an example is written 'gelu(x) | x: b s d', found {text!r}")
+        shared = [part.partition("=") for part in between[:-1]]
+        return cls(read(term), between[-1].strip(),
+                   tuple((name.strip(), read(value)) for name, _, value in shared))
 
     def letters(self) -> tuple[str, ...]:
         """The letters that its sizes are made of."""
         text = " ".join(" ".join(sizes) for sizes in sizes_of(self.shapes).values())
         found = [w for w in re.findall(r"[A-Za-z_]+", text) if w not in {"int", "bool"}]
-        named = [h for h in holes(self.term) if h in SMALL and h not in sizes_of(self.shapes)]
+        known = {*sizes_of(self.shapes), *(name for name, _ in self.shared)}
+        terms = (self.term, *(term for _, term in self.shared))
+        named = [h for term in terms for h in holes(term) if h in SMALL and h not in known]
         return tuple(dict.fromkeys([*found, *named]))
 
     def sizes(self, **letters: int) -> dict[str, int]:
@@ -72,12 +91,16 @@ class Example:
             if isinstance(term, Rest):
                 rest = [n for n in held if re.fullmatch(rf"{term.name}\d+", n)]
                 held[term.name] = tuple(held[n] for n in sorted(rest))
-        if missing := [h for h in holes(self.term) if h not in held]:
+        named = {name for name, _ in self.shared}
+        if missing := [h for h in holes(self.term) if h not in held and h not in named]:
             raise RuleError(f"the example needs the shape of {missing[0]!r}: write "
                             f"'{missing[0]}: b s d' beside {self.shapes!r}")
         pen = module.graph.placeholder("pen")  # stands for the node at which a rule would write
         with module.graph.inserting_before(pen):
-            result = Site(module, pen, "an example").write(self.term, **held)
+            site = Site(module, pen, "an example")
+            for name, term in self.shared:
+                held[name] = site.write(term, **held)
+            result = site.write(self.term, **held)
         module.graph.erase_node(pen)
         module.graph.output((result,))
         module.graph.lint()
@@ -90,7 +113,8 @@ class Example:
         return {spec.name: _random(spec, draw) for spec in self.graph(**letters).inputs}
 
     def __str__(self) -> str:
-        return f"{text(self.term)} | {self.shapes}"
+        shared = "".join(f" | {name} = {text(term)}" for name, term in self.shared)
+        return f"{text(self.term)}{shared} | {self.shapes}"
 
 
 def _random(spec: InputSpec, draw: torch.Generator) -> Tensor:

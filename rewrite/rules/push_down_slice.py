@@ -70,7 +70,7 @@ class Slicer:
         self.slots: dict[Slot, fx.Node] = {}
         self.context: dict[fx.Node, fx.Node] = {}
         self.weights: dict[Any, fx.Node] = {}
-        self.passed: dict[fx.Node, dict[int, Indices]] = {}
+        self.passed: dict[fx.Node, list[Pick]] = {}
         self.read: dict[fx.Node, list[Pick]] = {}
         self.stuck: list[str] = []
         self.rows, self.by_row = dict(rows or {}), set(by_row)
@@ -163,7 +163,7 @@ class Slicer:
         if pick and pushed is None:
             self.stuck.append(f"{node.name} ({node.target})")
             return self._pick(self.emit(node, {}, port), pick)
-        self.passed[node] = pick
+        self.passed.setdefault(node, []).append(pick)
         operands = pushed.operands if pushed else {}
         self._count(node, operands)
         positional: list[Any] = []

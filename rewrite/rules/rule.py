@@ -175,11 +175,8 @@ def _sides(name: str, equation: str, known: set[str]) -> tuple[Call, Any]:
 def _example(given: str | Example, lefts: Sequence[Call] = (), index: int = 0) -> Example:
     if isinstance(given, Example):
         return given
-    term, bar, shapes = given.partition("|")
-    if bar:
-        return Example(read(term), shapes)
-    if not lefts:
-        raise RuleError(f"an example is written 'gelu(x) | x: b s d', found {given!r}")
+    if "|" in given or not lefts:
+        return Example.read(given)
     return Example(lefts[min(index, len(lefts) - 1)], given)
 
 

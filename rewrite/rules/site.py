@@ -50,7 +50,10 @@ class Site:
 
     def call(self, target: Any, *operands: Any) -> fx.Node:
         """A new node that calls `target` on operands in the order of its schema."""
-        positional, named = called(target, operands)
+        return self.call_with(target, *called(target, operands))
+
+    def call_with(self, target: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> fx.Node:
+        """A new node that calls `target` on positional and keyword operands."""
         made = self.module.graph.call_function(target, positional, named)
         made.meta = {k: v for k, v in self.node.meta.items() if k in KEPT}
         self.made.append(made)
@@ -59,7 +62,7 @@ class Site:
             with torch.no_grad(), fake_mode(self.module.graph) or nullcontext():
                 made.meta["val"] = target(*values[0], **values[1])
         except (RuntimeError, TypeError, IndexError) as error:
-            shown = ", ".join(map(_shown, operands))
+            shown = ", ".join(map(_shown, (*positional, *named.values())))
             raise RuleError(f"{self.rule or 'a rule'} at {self.node.name!r} writes {target} on "
                             f"({shown}), which fails: {first(error)}") from None
         return made

@@ -39,6 +39,9 @@ OPERATORS: dict[str, tuple[Any, ...]] = {
     "transpose": (aten.transpose.int,), "slice": (aten.slice.Tensor,),
     "squeeze": (aten.squeeze.dim,), "cast": (aten.to.dtype,),
     "masked_fill": (aten.masked_fill.Scalar,), "total": (total,), "take": (take,),
+    "eq": (aten.eq.Scalar, aten.eq.Tensor), "ge": (aten.ge.Scalar, aten.ge.Tensor),
+    "le": (aten.le.Scalar, aten.le.Tensor),
+    "repeat_interleave": (aten.repeat_interleave.self_int,),
     "split": (aten.split.Tensor,), "expand": (aten.expand.default,),
 }
 _SIGNS: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div",
