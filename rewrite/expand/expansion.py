@@ -13,31 +13,12 @@ from torch import Tensor, fx
 
 from rewrite.errors import HypothesisError, InputError, near
 from rewrite.expand.build import Built, Reading, build
+from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
 from rewrite.expand.product import Product, expand_dag
 from rewrite.parts import Components
 from rewrite.parts.assemble import context_inputs
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an expansion costs, beside what the model costs.
-
-    `copies` counts copies of sources and parts, `calls` the bodies called (heads that are
-    treated alike are one call), `forwards` the products with weights in units of one
-    forward pass of the model.
-    """
-
-    nodes: int
-    copies: int
-    calls: int
-    forwards: float
-    states: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return (f"{self.nodes} nodes, {self.copies} copies, {self.calls} calls, "
-                f"{self.forwards:.2f} forward passes, expanded in {self.seconds:.2f} s")
+from rewrite.symbolic.cost import Cost, hints_for, measured, where
 
 
 @dataclass(frozen=True)
@@ -88,13 +69,22 @@ class Expansion:
         return self.module.code
 
     @cached_property
-    def cost(self) -> Cost:
-        """Counts that are known before anything runs."""
+    def cost(self) -> ExpansionCost:
+        """Counts and expressions that are known before anything runs."""
         model = sum(self.parts.body(c.short).weights
                     for c in self.parts.components.values() if c.region)
         counts = self.copies
-        return Cost(len(counts), sum(counts.values()), self._built.calls,
-                    self._built.weights / max(model, 1), self.product.states, self.seconds)
+        return ExpansionCost(
+            len(counts), sum(counts.values()), self._built.calls,
+            self._built.weights / max(model, 1), self.product.states, self.seconds, self._work)
+
+    def _work(self, around: Mapping[str, int]) -> Cost:
+        """What `module` does, as expressions in the sizes of its inputs."""
+        graph, shared = self.parts.graph, context_inputs(self.parts)
+        hints = hints_for(graph.inputs, graph.guards, around)
+        again = [spec for spec in graph.inputs if spec.name not in shared]
+        inputs = (*graph.inputs, *again * (len(self.runs) - 1))
+        return measured(self.module, inputs, where, hints)
 
     def __call__(self, **runs: Mapping[str, Tensor]) -> Any:
         values = self.module(*self.arguments(runs))
