@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.errors import InputError, near
+from rewrite.ir.methods import Editing, Selecting
 
 Dim = int | str
 
@@ -73,7 +74,7 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Selecting, Editing):
     """An executable graph: callable like the model, printable, never changed in place.
 
     `module` is an ordinary `fx.GraphModule` whose parameters are the model's own.
@@ -216,36 +217,6 @@ class Graph:
         from rewrite.rules.engine import rewrite
 
         return rewrite(self, rules, at, **options)
-
-    def get(self, name: str) -> fx.Node:
-        """The node called `name`; an unknown name is an error with near misses."""
-        from rewrite.ir import surgery
-
-        return surgery.get(self.module.graph, name)
-
-    def replace(self, name: str, by: Callable[..., Any] | Tensor) -> Graph:
-        """A new graph in which node `name` is computed by `by` from the same inputs."""
-        from rewrite.ir import surgery
-
-        return self.with_module(surgery.replace(self.module, name, by))
-
-    def insert(self, after: str, function: Callable[[Tensor], Tensor]) -> Graph:
-        """A new graph in which all readers of `after` read `function(after)` instead."""
-        from rewrite.ir import surgery
-
-        return self.with_module(surgery.insert(self.module, after, function))
-
-    def delete(self, name: str) -> Graph:
-        """A new graph without node `name`: its readers read its first operand instead."""
-        from rewrite.ir import surgery
-
-        return self.with_module(surgery.delete(self.module, name))
-
-    def paths_between(self, start: str, end: str, limit: int = 1000) -> list[tuple[str, ...]]:
-        """Up to `limit` paths of node names from `start` to `end`."""
-        from rewrite.ir import surgery
-
-        return surgery.paths_between(self.module.graph, start, end, limit)
 
     def draw(self, path: Any = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""

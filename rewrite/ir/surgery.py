@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rewrite.errors import SurgeryError, UnknownName, near
+from rewrite.errors import SurgeryError
+from rewrite.ir.find import get
 
 
 def copy_module(module: fx.GraphModule) -> fx.GraphModule:
@@ -18,15 +19,6 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     copied = graph.output(output)
     copied.meta = dict(next(iter(reversed(module.graph.nodes))).meta)
     return fx.GraphModule(module, graph, class_name=type(module).__name__)
-
-
-def get(graph: fx.Graph, name: str) -> fx.Node:
-    """The node called `name`; dots and underscores are the same (`a5.h3` is `a5_h3`)."""
-    named = {node.name: node for node in graph.nodes}
-    for spelling in (name, name.replace(".", "_")):
-        if spelling in named:
-            return named[spelling]
-    raise UnknownName(f"the graph has no node {name!r}; {near(name, named)}")
 
 
 def replace(module: fx.GraphModule, name: str, by: Callable[..., Any] | Tensor) -> fx.GraphModule:
@@ -67,26 +59,6 @@ def delete(module: fx.GraphModule, name: str) -> fx.GraphModule:
     node.replace_all_uses_with(node.all_input_nodes[0])
     result.graph.erase_node(node)
     return _finish(result)
-
-
-def paths_between(
-    graph: fx.Graph, start: str, end: str, limit: int = 1000
-) -> list[tuple[str, ...]]:
-    """Up to `limit` paths of node names from `start` to `end`, walking back from `end`."""
-    first, last = get(graph, start), get(graph, end)
-    leads = {first}
-    for node in graph.nodes:
-        if any(operand in leads for operand in node.all_input_nodes):
-            leads.add(node)
-    found: list[tuple[str, ...]] = []
-    stack: list[tuple[fx.Node, tuple[str, ...]]] = [(last, (last.name,))] if last in leads else []
-    while stack and len(found) < limit:
-        node, path = stack.pop()
-        if node is first:
-            found.append(path)
-            continue
-        stack.extend((o, (o.name, *path)) for o in reversed(node.all_input_nodes) if o in leads)
-    return found
 
 
 def _editable(graph: fx.Graph, name: str) -> fx.Node:
