@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -73,8 +74,10 @@ def one(name: str, seconds: float) -> Row:
     if not hasattr(transformers, family.model):
         return made | {"crash": "this version of transformers does not have it", "absent": True}
     try:
+        start = time.process_time()
         with limit(seconds):
-            return made | asdict(examine(family))
+            row = asdict(examine(family))
+        return made | row | {"cost": time.process_time() - start}
     except Late:
         return made | {"crash": f"took more than {seconds:.0f} s"}
     except Exception as error:  # shown in the table

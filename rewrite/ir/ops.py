@@ -33,6 +33,22 @@ def take_every(x: Tensor, dim: int, period: int, ranges: Ranges) -> Tensor:
     return take(x.unflatten(dim, (-1, period)), dim + 1, ranges).flatten(dim, dim + 1)
 
 
+def spread(x: Tensor, dim: int, ranges: Ranges, size: int) -> Tensor:
+    """The inverse of `take`: `x` at the given places of an axis of `size`, zeros elsewhere.
+
+    >>> spread(torch.tensor([1, 4, 5]), 0, ((1, 2), (4, 6)), 7)
+    tensor([0, 1, 0, 0, 4, 5, 0])
+    """
+    pieces, start, at = [], 0, 0
+    for a, b in (*ranges, (size, size)):
+        assert b is not None, "the last entry alone has no place of its own"
+        gap = list(x.shape)
+        gap[dim] = a - at
+        pieces += [x.new_zeros(gap), x.narrow(dim, start, b - a)]
+        start, at = start + b - a, b
+    return torch.cat(pieces, dim)
+
+
 def total(*terms: Tensor) -> Tensor:
     """The sum of its operands, added from left to right.
 

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float, shape
+from rewrite.rules.heads import Core, HeadAxis
 from rewrite.rules.scores import PRODUCTS, readings
-from rewrite.rules.split_heads import Core, HeadAxis
 
 aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
@@ -76,15 +76,19 @@ def _open(flow: Flow, node: fx.Node) -> Core | None:
 def _axes(node: fx.Node, before: int) -> tuple[HeadAxis, ...]:
     """Axes in front of (rows, features): those of fixed size, and fixed parts of varying ones."""
     sizes = shape(node)[:before]
-    plain = [HeadAxis(i, size) for i, size in enumerate(sizes) if isinstance(size, int)]
+    plain = [HeadAxis(i, _each(size)) for i, size in enumerate(sizes) if isinstance(size, int)]
     folded = []
     for i, size in enumerate(sizes):
         if not isinstance(size, int):
             factor = sympy.sympify(size).as_coeff_Mul()[0]
             if factor.is_Integer and factor > 1:
-                folded.append(HeadAxis(i, int(factor), True))
+                folded.append(HeadAxis(i, _each(int(factor)), True))
     # Heads come right before the rows more often than windows do.
     return (*sorted(plain, key=lambda a: (a.heads == 1, -a.axis)), *folded)
+
+
+def _each(size: int) -> tuple[tuple[int, ...], ...]:
+    return tuple((i,) for i in range(size))
 
 
 def _flowing(flow: Flow, node: fx.Node) -> bool:

@@ -16,7 +16,7 @@ from torch import fx
 from rewrite.ir.flow import Flow, args, shape
 from rewrite.parts.regions import Cut, Region
 from rewrite.parts.stacks import Stacks
-from rewrite.rules.split_heads import Attention
+from rewrite.rules.heads import Attention
 
 aten = torch.ops.aten
 LETTERS = {"attention": "a", "cross": "x", "mlp": "m", "experts": "m"}
@@ -28,7 +28,8 @@ _MEMBER = re.compile(r"(.+)\.[he](\d+)")
 class Name:
     """Short name, kind, layer number, module path.
 
-    Kinds are embed, attention, cross, mlp, experts, router, norm, module and output.
+    Kinds are embed, attention, cross, projection (behind heads that write side by side), mlp,
+    experts, router, norm, module and output.
     """
 
     short: str
@@ -71,9 +72,9 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
             if kind == "mlp" and (prefix, "experts", number) in places:
                 short += ".shared"  # an MLP beside the experts of a layer
-        elif kind == "norm":
-            before = last.get(prefix)
-            short = f"n{before[1:]}.{before[0]}" if before else "n.embed"
+        elif kind in ("norm", "projection"):
+            before, letter = last.get(prefix), "n" if kind == "norm" else "o"
+            short = f"{letter}{before[1:]}.{before[0]}" if before else f"{letter}.embed"
         else:
             short = "embed"
         short = f"{prefix}.{short}" if prefix and kind != "module" else short
@@ -95,6 +96,8 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
         return "module"
     if any(node in cut.flow.sources for _, node in region.slots):
         return "embed"
+    if any(node in cut.joined for _, node in region.slots):
+        return "projection"
     if region.mixture is not None:
         return "experts"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"

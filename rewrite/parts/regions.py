@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float
 from rewrite.parts.attention import find_cores, unread
+from rewrite.rules.find_heads import find_layers
 from rewrite.rules.flatten_sums import residual_sums
+from rewrite.rules.heads import Attention
 from rewrite.rules.split_experts import Mixture, find_mixtures
-from rewrite.rules.split_heads import Attention, find_layers
 
 Slot = tuple[str, fx.Node]
 
@@ -43,6 +45,11 @@ class Cut:
     apart: frozenset[fx.Node]  # cut at a module or an operator, not at the stream
     outputs: tuple[fx.Node, ...]
     notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def joined(self) -> frozenset[fx.Node]:
+        """Values in which the heads of a layer stand side by side."""
+        return frozenset(r.output for r in self.regions if r.layer and r.layer.side_by_side)
 
     @property
     def written(self) -> frozenset[fx.Node]:

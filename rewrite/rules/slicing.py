@@ -143,16 +143,29 @@ def _along(node: fx.Node, pick: Pick) -> Pushed | None:
     return Pushed(picks)
 
 
-# x.repeat(1, n)[I, :] = x[I, :].repeat(1, n); flip, roll and pad leave other axes alone
-@rule_for(aten.repeat.default, aten.flip.default, aten.roll.default, aten.constant_pad_nd.default,
+# x.repeat(n)[I] = x[I mod |x|], and other axes are left alone
+@rule_for(aten.repeat.default)
+def _tiled(node: fx.Node, pick: Pick) -> Pushed | None:
+    before, times = shape(args(node)[0]), list(args(node)[1])
+    if len(times) != len(before):
+        return None
+    inner = dict(pick)
+    for dim, indices in pick.items():
+        if times[dim] == 1:
+            continue
+        if not isinstance(indices, tuple) or not isinstance(before[dim], int):
+            return None
+        inner[dim] = tuple(i % before[dim] for i in indices)
+        times[dim] = 1
+    return Pushed({0: inner}, {1: times})
+
+
+# flip(x; d)[I] = flip(x[I]; d) for another axis than d, and the same of roll and pad
+@rule_for(aten.flip.default, aten.roll.default, aten.constant_pad_nd.default,
           aten.pad.default)
 def _other_axes(node: fx.Node, pick: Pick) -> Pushed | None:
     rank = len(shape(node))
-    if node.target is aten.repeat.default:
-        changed = {dim for dim, times in enumerate(args(node)[1]) if times != 1}
-        if len(args(node)[1]) != len(shape(args(node)[0])):
-            return None
-    elif node.target in {aten.constant_pad_nd.default, aten.pad.default}:
+    if node.target in {aten.constant_pad_nd.default, aten.pad.default}:
         pads = args(node)[1]
         changed = {rank - 1 - i for i in range(len(pads) // 2) if pads[2 * i: 2 * i + 2] != [0, 0]}
     elif node.target is aten.roll.default and not args(node)[2:3]:
