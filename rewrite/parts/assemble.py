@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,13 @@ from torch import fx
 
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.ops import total
+from rewrite.ir.spec import check
+from rewrite.ir.values import alike as same
+from rewrite.ir.values import infer, mode_of
 from rewrite.parts.component import Component, Components
 from rewrite.parts.names import member_of
 from rewrite.parts.stacks import source_name
-from rewrite.rules.push_down_slice import Body, find
+from rewrite.rules.slicer import Body, find
 
 aten = torch.ops.aten
 
@@ -22,7 +26,8 @@ class Assembler:
     """Builds a module that calls bodies of components on values of one or more runs.
 
     Every method returns the `fx.Node` of a value.  Inputs that are not sources, and all
-    context (masks, rotary tables, learned positions), are shared by the runs.
+    context (masks, rotary tables, learned positions), are shared by the runs.  Nodes know the
+    shape and type of their value (`meta["val"]`), but for bodies that differ from the model's.
     """
 
     def __init__(self, parts: Components, runs: Sequence[str]) -> None:
@@ -31,6 +36,8 @@ class Assembler:
         self.root: dict[str, Any] = {}
         self.context: dict[fx.Node, fx.Node] = {}
         self.inputs: dict[tuple[str, str], fx.Node] = {}
+        known = {str(node.target): node
+                 for node in parts.graph.module.graph.find_nodes(op="placeholder")}
         self.sources = {str(node.target) for node in parts.cut.flow.sources}
         for run in self.runs:
             for spec in parts.graph.inputs:
@@ -38,7 +45,8 @@ class Assembler:
                     f"{run}_{spec.name}")
                 shared = next((v for (_, n), v in self.inputs.items()
                                if n == spec.name and spec.name not in self.sources), None)
-                self.inputs[run, spec.name] = shared or self.graph.placeholder(name)
+                made = shared or self.graph.placeholder(name)
+                self.inputs[run, spec.name] = _noted(made, known[spec.name])
         self._context_at = self.graph.call_function(tuple, ())  # marks where context goes
         self._bodies: dict[int, str] = {}
 
@@ -77,30 +85,47 @@ class Assembler:
         if component.region is None:
             return values[0]
         names = {"q": "x", "k": "x", "v": "x"} if alike is None else alike
+        whole = body is None
         body = body or self.parts.body(name, heads, alike)
         given = {
             (names.get(port, port) if component.heads else "", node): value
             for (port, node), value in zip(_slots(component), values, strict=True)
         }
-        return self._call(body, label or name, tuple(given[slot] for slot in body.slots))
+        made = self._call(body, label or name, tuple(given[slot] for slot in body.slots))
+        return _noted(made, component.region.output) if whole else made
 
     def given(self, node: fx.Node) -> fx.Node:
         """A context value of the op graph."""
         if node not in self.context:
             with self.graph.inserting_before(self._context_at):
-                self.context[node] = self.graph.call_function(
-                    tuple.__getitem__, (self._context_at, len(self.context)))
+                item = self.graph.call_function(
+                    operator.getitem, (self._context_at, len(self.context)))
+            self.context[node] = _noted(item, node)
         return self.context[node]
 
-    def finish(self, outputs: Any) -> fx.GraphModule:
-        """The module that returns `outputs` (nodes in tuples)."""
+    def finish(self, outputs: Any, stage: str = "expanded") -> fx.GraphModule:
+        """The module that returns `outputs` (nodes in tuples), legal at its stage."""
         self.graph.output(outputs)
         self._place_context()
         module = fx.GraphModule(self.root, self.graph, class_name=self.parts.graph.name)
         module.graph.eliminate_dead_code()
-        module.graph.lint()
+        self._infer_rest(module)
+        check(module, stage)
         module.recompile()
         return module
+
+    def _infer_rest(self, module: fx.GraphModule) -> None:
+        """Note the values of biases, and of sums and slices of values that are known."""
+        mode = mode_of(module.graph)
+        for node in module.graph.nodes:
+            values = [operand.meta.get("val") for operand in node.all_input_nodes]
+            known = all(value is not None for value in values)
+            plain = node.op == "call_function" or (node.op == "call_module" and not values)
+            if not plain or "val" in node.meta or not known:
+                continue
+            sums = node.target in (aten.add.Tensor, total)
+            alike = sums and all(same(value, values[0]) for value in values)
+            node.meta["val"] = values[0] if alike else infer(node, mode, module)
 
     def _call(self, body: Body, name: str, values: Iterable[fx.Node]) -> fx.Node:
         key = id(body.module)  # alive as long as `root`, so no other body gets its number
@@ -128,17 +153,21 @@ class Assembler:
             args = tuple(self.inputs[self.runs[0], s.name] for s in self.parts.graph.inputs)
             with self.graph.inserting_before(marker):
                 computed = self.graph.call_module("context", args)
+            computed.meta["val"] = tuple(node.meta.get("val") for node in nodes)
             for index, node in enumerate(nodes):
                 with self.graph.inserting_after(marker):
-                    item = self.graph.call_function(_item, (computed, index))
-                item.meta["component"] = "context"
+                    item = self.graph.call_function(operator.getitem, (computed, index))
+                _noted(item, node).meta["component"] = "context"
                 self.context[node].replace_all_uses_with(item)
                 self.graph.erase_node(self.context[node])
         self.graph.erase_node(marker)
 
 
-def _item(values: tuple[Any, ...], index: int) -> Any:
-    return values[index]
+def _noted(made: fx.Node, origin: fx.Node) -> fx.Node:
+    """A node with the shape and type of a value of the op graph."""
+    if "val" in origin.meta:
+        made.meta["val"] = origin.meta["val"]
+    return made
 
 
 def context_module(parts: Components, wanted: Sequence[fx.Node]) -> fx.GraphModule:
@@ -186,7 +215,7 @@ def split_module(parts: Components) -> fx.GraphModule:
             values[node.name] = build.part(
                 layer, [values[r] for r in node.reads], heads,
                 alike if heads else None, label=node.name)
-    return build.finish(tuple(values[name] for name in parts.dag.outputs))
+    return build.finish(tuple(values[name] for name in parts.dag.outputs), "components")
 
 
 def _slots(component: Component) -> tuple[tuple[str, fx.Node], ...]:

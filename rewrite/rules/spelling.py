@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import args, shape
 from rewrite.ir.graph import Graph
+from rewrite.ir.spec import check
 from rewrite.ir.surgery import copy_module
 
 aten = torch.ops.aten
@@ -36,9 +37,10 @@ def spelled(graph: Graph) -> Graph:
             node.replace_all_uses_with(made)
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
-    module.graph.lint()
     module.recompile()
-    return replace(graph, module=module)
+    result = replace(graph, module=module)
+    check(result, "spelled")
+    return result
 
 
 def rule_for(*targets: Any) -> Callable[[Rule], Rule]:

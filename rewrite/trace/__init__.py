@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewrite.errors import InputError, TraceError
 from rewrite.ir.graph import Certificate, Graph
+from rewrite.ir.spec import check
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
@@ -65,8 +66,10 @@ def trace(
         captured, certificate = _first_right(flat, examples, start, left_out)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
-    return Graph(found, captured.inputs, flat.outputs, type(module).__name__,
-                 certificate, origin, captured.guards, weightless, with_weights)
+    graph = Graph(found, captured.inputs, flat.outputs, type(module).__name__,
+                  certificate, origin, captured.guards, weightless, with_weights)
+    check(graph, "traced")
+    return graph
 
 
 def _first_right(
