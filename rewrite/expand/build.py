@@ -13,7 +13,7 @@ from rewrite.ir.ops import as_ranges, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
 from rewrite.parts.names import member_of
-from rewrite.rules.push_down_slice import Body
+from rewrite.rules.slicer import Body
 
 Place = tuple[str, int]  # a node and which copy of it
 PORTS = ("q", "k", "v")

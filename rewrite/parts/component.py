@@ -17,8 +17,10 @@ from rewrite.ir.graph import Graph
 from rewrite.parts.names import Name, heads_per_key, name_regions
 from rewrite.parts.regions import Cut, Region, cut
 from rewrite.parts.stacks import source_name
-from rewrite.rules import split_experts, split_heads
-from rewrite.rules.push_down_slice import Body, Slicer
+from rewrite.rules import split_experts
+from rewrite.rules.heads import bias_body, last_row
+from rewrite.rules.heads import body as heads_body
+from rewrite.rules.slicer import Body, Slicer
 from rewrite.rules.spelling import spelled
 
 # Inputs that say where tokens are, not what they are.
@@ -125,7 +127,7 @@ class Components:
             raise UnknownName(f"{component.short} is the residual stream itself, it has no body")
         leaves = self.cut.written - {region.output}
         if region.layer is not None and component.heads:
-            return split_heads.body(
+            return heads_body(
                 owner, flow, leaves, region.layer, region.slots, heads, alike)[0]
         if region.mixture is not None and heads is not None:
             return split_experts.body(
@@ -139,7 +141,7 @@ class Components:
         region = self.component(name).region
         if region is None or region.layer is None:
             return None
-        return split_heads.bias_body(self.graph.module, self.cut.flow, region.layer)
+        return bias_body(self.graph.module, self.cut.flow, region.layer)
 
     def last_row(
         self, name: str, heads: tuple[int, ...] | None = None,
@@ -165,7 +167,7 @@ class Components:
             return None
         leaves = self.cut.written - {region.output}
         if region.layer is not None and component.heads:
-            return split_heads.last_row(
+            return last_row(
                 owner, flow, leaves, region.layer, region.slots, heads,
                 {port: "q" if port == "q" else alike.get(port, "kv") for port in "qkv"})
         if region.mixture is not None and heads is not None:
@@ -245,7 +247,7 @@ def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, s
         return 0, ""
     alike = {port: port for port in "qkv"}
     leaves = pieces.written - {region.output}
-    body, reason = split_heads.body(
+    body, reason = heads_body(
         owner, pieces.flow, leaves, region.layer, region.slots, (0,), alike)
     if reason:
         return 0, f"heads not split: {reason}"

@@ -10,9 +10,9 @@ from torch import fx
 
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take, total
+from rewrite.rules.declare import Rule, rule_on
 from rewrite.rules.flatten_sums import residual_sums
 from rewrite.rules.matching import arguments
-from rewrite.rules.rule import Rule, rule_on
 from rewrite.rules.site import Miss, Site
 
 aten = torch.ops.aten

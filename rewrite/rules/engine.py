@@ -17,7 +17,7 @@ from torch import fx
 from rewrite.errors import RuleError
 from rewrite.ir.graph import Graph
 from rewrite.ir.surgery import copy_module
-from rewrite.rules.rule import Rule
+from rewrite.rules.declare import Rule
 from rewrite.rules.site import Site, alike, described
 from rewrite.rules.trail import Step, Trail, shown
 
@@ -38,7 +38,7 @@ def rewrite(
     other, or that apply to their own result), or if a rule's result has another shape or type
     than what it replaces.
 
-    >>> from rewrite.rules.table import open_attention
+    >>> from rewrite.rules import open_attention
     >>> opened = rewrite(parts.graph, open_attention)
     >>> len(opened.trail), opened.trail[0].rule
     (2, 'open_attention')

@@ -6,8 +6,8 @@ import torch
 from torch import fx
 
 from rewrite.ir.flow import shape
+from rewrite.rules.declare import Match, Rule, rule, rule_on
 from rewrite.rules.matching import arguments
-from rewrite.rules.rule import Match, Rule, rule, rule_on
 from rewrite.rules.site import Miss, Site
 
 aten = torch.ops.aten

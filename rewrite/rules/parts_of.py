@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from rewrite.errors import RuleError
 from rewrite.ir.flow import args, is_float, shape
 from rewrite.ir.ops import as_ranges, take
+from rewrite.rules.declare import Rule, rule_on
 from rewrite.rules.picks import SizeOf, compose
-from rewrite.rules.rule import Rule, rule_on
 from rewrite.rules.site import Miss, Site
 from rewrite.rules.slicing import as_slice
 from rewrite.rules.slicing_products import enter_rules

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import args, shape
 from rewrite.ir.ops import take
-from rewrite.rules.rule import Match, Rule, rule, rule_on
+from rewrite.rules.declare import Match, Rule, rule, rule_on
 from rewrite.rules.site import Miss, Site, alike
 
 aten = torch.ops.aten

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import CHOICES, MOVES, PAIRED, Flow, args, shape
 from rewrite.ir.ops import expert_of_row, rows_of
-from rewrite.rules.push_down_slice import Body, Slicer
+from rewrite.rules.slicer import Body, Slicer
 
 aten = torch.ops.aten
 # Linear in the rows if all other operands are free of them.

@@ -7,7 +7,7 @@ from torch import fx
 from rewrite.ir.flow import args
 from rewrite.ir.ops import total
 from rewrite.ir.surgery import get
-from rewrite.rules.rule import Match, Rule, rule, rule_on
+from rewrite.rules.declare import Match, Rule, rule, rule_on
 from rewrite.rules.site import Miss, Site, alike
 
 

@@ -29,7 +29,7 @@ from rewrite.rules.picks import (
     regroup,
     through_view,
 )
-from rewrite.rules.push_down_slice import Slicer
+from rewrite.rules.slicer import Slicer
 from rewrite.rules.slicing_table import push
 from tests.rules.oracle import aten, picked
 

@@ -65,7 +65,7 @@ class Rule:
     def why_not(self, graph: Any, name: str) -> str:
         """Why the rule does not apply at a node; empty if it does.
 
-        >>> from rewrite.rules.table import open_attention
+        >>> from rewrite.rules import open_attention
         >>> open_attention.why_not(parts.graph, "embedding")
         'open_attention looks at scaled_dot_product_attention, not at embedding'
         """
