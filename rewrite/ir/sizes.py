@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,15 @@ import torch
 from sympy import SympifyError
 from sympy.parsing.sympy_parser import parse_expr
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from rewrite.errors import MatchError, near
 
 if TYPE_CHECKING:
-    from rewrite.ir.graph import Graph
+    from rewrite.ir.graph import Graph, InputSpec
+
+FIRST_SIZE = 11  # of a size that varies; others are larger, so that no two are mistaken
 
 
 def labels(graph: Graph) -> dict[Any, sympy.Symbol]:
@@ -72,3 +77,19 @@ def size(text: str, names: dict[Any, sympy.Symbol]) -> Any:
     if unknown:
         raise MatchError(f"no size of an input is called {unknown[0]!r}; {near(unknown[0], known)}")
     return found
+
+
+def place_inputs(graph: fx.Graph, inputs: Sequence[InputSpec]) -> FakeTensorMode:
+    """Note of every input a value without entries, whose sizes vary as specified."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    sizes: dict[str, int] = {}
+    places = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
+    for spec in inputs:
+        lengths = [sizes.setdefault(dim, FIRST_SIZE + 2 * len(sizes)) if isinstance(dim, str)
+                   else dim for dim in spec.shape]
+        vary = [DimDynamic.DUCK if isinstance(dim, str) else DimDynamic.STATIC
+                for dim in spec.shape]
+        places[spec.name].meta["val"] = mode.from_tensor(
+            torch.empty(lengths, dtype=spec.dtype),
+            symbolic_context=StatelessSymbolicContext(dynamic_sizes=vary))
+    return mode

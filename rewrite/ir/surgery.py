@@ -1,109 +1,213 @@
-"""Edits of one node by name.  Module in, new module out; the original is never touched."""
+"""Edits of nodes and of edges.  Graph in, new graph out; the original is never touched.
+
+New nodes know their value's shape and type, the module that they belong to, and from which
+node they come (`meta["from"]`).  What does not fit is an error before anything runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from rewrite.errors import SurgeryError
+from rewrite.ir.edit import Edit, copy_module
 from rewrite.ir.find import get
+from rewrite.ir.match import reached
+from rewrite.ir.selection import Match
+
+if TYPE_CHECKING:
+    from rewrite.ir.graph import Graph
+
+__all__ = ["copy_module", "cut", "delete", "duplicate", "freeze", "get", "insert", "replace",
+           "rewire", "splice"]
+
+Function = Callable[..., Any]
 
 
-def copy_module(module: fx.GraphModule) -> fx.GraphModule:
-    """A module with its own graph that shares parameters and submodules with `module`."""
-    graph = fx.Graph()
-    output = graph.graph_copy(module.graph, {})
-    copied = graph.output(output)
-    copied.meta = dict(next(iter(reversed(module.graph.nodes))).meta)
-    return fx.GraphModule(module, graph, class_name=type(module).__name__)
+def replace(graph: Graph, what: Match | str, by: Function | Tensor) -> Graph:
+    """See `Graph.replace`."""
+    edit = Edit(graph)
+    for node in edit.inner(what):
+        with edit.nodes.inserting_after(node):
+            if isinstance(by, Tensor):
+                new = edit.constant(by, node)
+            else:
+                new = edit.call(by, node.args, node, node.kwargs)
+        edit.takes_place(edit.fits(new, node), node)
+    return edit.done()
 
 
-def replace(module: fx.GraphModule, name: str, by: Callable[..., Any] | Tensor) -> fx.GraphModule:
-    """`name` is computed by `by` from the same operands, or is the given tensor."""
-    result = copy_module(module)
-    node = _editable(result.graph, name)
-    with result.graph.inserting_after(node):
-        new = _constant(result, node, by) if isinstance(by, Tensor) else _call(result, node, by)
-    new.meta = dict(node.meta)
-    node.replace_all_uses_with(new)
-    result.graph.erase_node(node)
-    return _finish(result)
+def insert(
+    graph: Graph, after: Match | str, function: Function, name: str | None = None,
+    error: bool = False,
+) -> Graph:
+    """See `Graph.insert`."""
+    edit = Edit(graph)
+    found = edit.some(after)
+    if name is not None and len(found) > 1:
+        raise SurgeryError(f"{len(found)} nodes are to be followed by one called {name!r}: leave "
+                           "name out, or insert after one node")
+    for node in found:
+        if node.op == "output":
+            raise SurgeryError(f"nothing can be inserted after the output; insert after "
+                               f"{node.all_input_nodes[0].name!r} instead")
+        readers = list(node.users)
+        with edit.nodes.inserting_after(node):
+            new = edit.call(function, (node,), node, name=name)
+            edit.fits(new, node)
+            read = _with_error(edit, node, new) if error else new
+        for reader in readers:
+            reader.replace_input_with(node, read)
+    return edit.done()
 
 
-def insert(module: fx.GraphModule, after: str, function: Callable[..., Any]) -> fx.GraphModule:
-    """All readers of `after` read `function(after)`."""
-    result = copy_module(module)
-    node = get(result.graph, after)
-    if node.op == "output":
-        raise SurgeryError(f"nothing can be inserted after the output; insert after "
-                           f"{node.all_input_nodes[0].name!r} instead")
-    readers = list(node.users)
-    with result.graph.inserting_after(node):
-        new = _call(result, node, function, (node,), {})
-    new.meta = dict(node.meta)
-    for reader in readers:
-        reader.replace_input_with(node, new)
-    return _finish(result)
+def _with_error(edit: Edit, node: fx.Node, new: fx.Node) -> fx.Node:
+    """`new + (node - new)`, where the difference stays as it is when `new` is edited later."""
+    again = edit.nodes.node_copy(new)
+    difference = edit.call(torch.ops.aten.sub.Tensor, (node, again), node,
+                           name=f"{new.name}_error")
+    return edit.call(torch.ops.aten.add.Tensor, (new, difference), node, name=f"{new.name}_whole")
 
 
-def delete(module: fx.GraphModule, name: str) -> fx.GraphModule:
-    """Readers of `name` read its first operand instead."""
-    result = copy_module(module)
-    node = _editable(result.graph, name)
-    if not node.all_input_nodes:
-        raise SurgeryError(f"{name!r} has no operand to take its place; "
-                           f"use replace({name!r}, tensor)")
-    node.replace_all_uses_with(node.all_input_nodes[0])
-    result.graph.erase_node(node)
-    return _finish(result)
+def delete(graph: Graph, what: Match | str) -> Graph:
+    """See `Graph.delete`."""
+    edit = Edit(graph)
+    for node in edit.inner(what):
+        if not node.all_input_nodes:
+            raise SurgeryError(f"{node.name!r} has no operand to take its place; "
+                               f"use replace({node.name!r}, tensor)")
+        first = node.all_input_nodes[0]
+        edit.fits(first, node, f"use replace({node.name!r}, function or tensor)")
+        node.replace_all_uses_with(first)
+        edit.nodes.erase_node(node)
+    return edit.done()
 
 
-def _editable(graph: fx.Graph, name: str) -> fx.Node:
-    node = get(graph, name)
-    if node.op in {"placeholder", "output"}:
-        raise SurgeryError(f"{name!r} is an {'in' if node.op == 'placeholder' else 'out'}put of "
-                           "the graph and cannot be taken out; insert after it or before it")
-    return node
+def freeze(graph: Graph, what: Match | str, value: Tensor | float | Mapping[str, Tensor]) -> Graph:
+    """See `Graph.freeze`."""
+    edit = Edit(graph)
+    nodes = edit.inner(what)
+    values: Sequence[Tensor | float] = (
+        values_of(graph, [node.name for node in nodes], value) if isinstance(value, Mapping)
+        else [value] * len(nodes))
+    for node, known in zip(nodes, values, strict=True):
+        with edit.nodes.inserting_after(node):
+            new = edit.constant(known, node)
+        edit.takes_place(new, node)
+    return edit.done()
 
 
-def _constant(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
-    known = node.meta.get("val")
-    if isinstance(known, Tensor) and known.dtype != value.dtype:
-        raise SurgeryError(f"{node.name!r} is {known.dtype}, the tensor given for it {value.dtype}")
-    target = _free_name(module, f"{node.name}_value")
-    module.register_buffer(target, value, persistent=False)
-    return module.graph.get_attr(target)
+def values_of(graph: Graph, names: Sequence[str], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """What nodes are worth on given inputs of the graph."""
+    from rewrite.ir.regions import extract
+
+    graph.check(inputs)
+    part = extract(graph, None, names)
+    with torch.no_grad():
+        found = part.flat(**{spec.name: inputs[spec.name] for spec in part.inputs})
+    return [value.clone() for value in found]
 
 
-def _call(
-    module: fx.GraphModule,
-    node: fx.Node,
-    function: Callable[..., Any],
-    args: tuple[Any, ...] | None = None,
-    kwargs: dict[str, Any] | None = None,
-) -> fx.Node:
-    args = node.args if args is None else args
-    kwargs = dict(node.kwargs) if kwargs is None else kwargs
-    if isinstance(function, torch.nn.Module):
-        target = _free_name(module, f"{node.name}_new")
-        module.add_module(target, function)
-        return module.graph.call_module(target, args, kwargs)
-    return module.graph.call_function(function, args, kwargs)
+def rewire(
+    graph: Graph, reader: str, old: str, new: str | Tensor | float, operand: int | None = None
+) -> Graph:
+    """See `Graph.rewire`."""
+    edit = Edit(graph)
+    at, was = edit.node(reader), edit.node(old)
+    if isinstance(new, str):
+        now = edit.fits(edit.node(new), was)
+    else:
+        with edit.nodes.inserting_after(was):
+            now = edit.constant(new, was)
+    _read(at, was, now, operand)
+    return edit.done()
 
 
-def _free_name(module: torch.nn.Module, wish: str) -> str:
-    name, count = wish, 0
-    while hasattr(module, name):
-        count += 1
-        name = f"{wish}_{count}"
-    return name
+def cut(graph: Graph, writer: str, reader: str, operand: int | None = None) -> Graph:
+    """See `Graph.cut`."""
+    return rewire(graph, reader, writer, 0.0, operand)
 
 
-def _finish(module: fx.GraphModule) -> fx.GraphModule:
-    module.graph.eliminate_dead_code()
-    module.graph.lint()
-    module.recompile()
-    return module
+def splice(
+    graph: Graph, writer: str, reader: str, function: Function, operand: int | None = None,
+    name: str | None = None,
+) -> Graph:
+    """See `Graph.splice`."""
+    edit = Edit(graph)
+    was, at = edit.node(writer), edit.node(reader)
+    with edit.nodes.inserting_after(was):
+        new = edit.fits(edit.call(function, (was,), was, name=name), was)
+    _read(at, was, new, operand)
+    return edit.done()
+
+
+def _read(reader: fx.Node, old: fx.Node, new: fx.Node, operand: int | None) -> None:
+    """`reader` reads `new` where it read `old`, at one of its operands or at all."""
+    if old not in reader.all_input_nodes:
+        read = ", ".join(node.name for node in reader.all_input_nodes) or "nothing"
+        raise SurgeryError(f"{reader.name!r} does not read {old.name!r}; it reads {read}")
+    items: list[Any] = list(_operands(reader))
+
+    def swap(node: fx.Node) -> fx.Node:
+        return new if node is old else node
+
+    if operand is None:
+        reader.args, reader.kwargs = fx.map_arg((reader.args, reader.kwargs), swap)
+        return
+    holds = [i for i, item in enumerate(items) if old in _within(item)]
+    if operand not in holds:
+        raise SurgeryError(f"operand {operand} of {reader.name!r} is not {old.name!r}; it is read "
+                           f"as operand {', '.join(map(str, holds)) or 'with a name only'}")
+    items[operand] = fx.map_arg(items[operand], swap)
+    reader.args = (tuple(items),) if reader.op == "output" else tuple(items)
+
+
+def _operands(reader: fx.Node) -> Sequence[Any]:
+    """Positional operands; of the output, the values that the graph returns."""
+    first: Any = reader.args[0] if reader.args else ()
+    return first if reader.op == "output" else reader.args
+
+
+def _within(item: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(item, lambda node: found.append(node) or node)
+    return found
+
+
+def duplicate(
+    graph: Graph, name: str, readers: str | Match | Iterable[str], upto: Match | str | None = None
+) -> Graph:
+    """See `Graph.duplicate`."""
+    edit = Edit(graph)
+    node = edit.inner(name)[0]
+    own = _chain(edit, node, upto)
+    wanted = [readers] if isinstance(readers, (str, Match)) else list(readers)
+    reading = list(dict.fromkeys(n for what in wanted for n in edit.some(what)))
+    copies: dict[fx.Node, fx.Node] = {}
+    for old in [n for n in edit.nodes.nodes if n in own]:
+        with edit.nodes.inserting_after(old):
+            new = edit.nodes.node_copy(old, lambda operand: copies.get(operand, operand))
+        new._rename(f"{old.name}_copy")
+        new.meta.pop("component", None)
+        new.meta["from"] = old.name
+        copies[old] = new
+    for reader in reading:
+        _read(reader, node, copies[node], None)
+    return edit.done()
+
+
+def _chain(edit: Edit, node: fx.Node, upto: Match | str | None) -> set[fx.Node]:
+    """`node` and what lies between it and the nodes `upto`, which stay shared."""
+    if upto is None:
+        return {node}
+    stops = set(edit.some(upto))
+    behind = reached(stops, lambda n: n.users)
+    if node not in behind:
+        names = ", ".join(sorted(stop.name for stop in stops))
+        raise SurgeryError(f"{node.name!r} does not depend on {names}: upto= is where the copy "
+                           f"begins, one of {', '.join(o.name for o in node.all_input_nodes)}")
+    before = reached([node], lambda n: [o for o in n.all_input_nodes if o not in stops])
+    return {node} | (set(before) & set(behind))

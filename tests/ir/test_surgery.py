@@ -63,7 +63,7 @@ def test_twice_the_same_edit(small: rw.Graph) -> None:
     again = once.insert("add", nn.ReLU()).insert("add", nn.ReLU())
     assert torch.equal(again(x=X), 2 * torch.relu(1 + X))
     both = small.replace("relu", torch.ones(4)).replace("mul", torch.full((4,), 7.0))
-    assert torch.equal(both(x=X), torch.full((4,), 7.0))
+    assert torch.equal(both(x=X), torch.full((3, 4), 7.0))
 
 
 @pytest.mark.parametrize(("edit", "message"), [
