@@ -24,7 +24,7 @@ SAME = {aten.alias.default, aten.lift_fresh_copy.default}  # detach stops gradie
 
 
 def clean(graph: fx.Graph) -> None:
-    """Drop checks, then nodes that return their first operand unchanged, then dead code."""
+    """Drop checks, then nodes that return an operand unchanged, then dead code."""
     for node in list(graph.nodes):
         if node.op == "call_function" and (node.target in CHECKS or _is_guard(node)):
             graph.erase_node(node)
@@ -32,8 +32,8 @@ def clean(graph: fx.Graph) -> None:
         if node.op == "call_module" and "guards" in str(node.target):
             graph.erase_node(node)
     for node in list(graph.nodes):
-        if node.op == "call_function" and _changes_nothing(node):
-            node.replace_all_uses_with(args(node)[0])
+        if node.op == "call_function" and (same := _unchanged(node)) is not None:
+            node.replace_all_uses_with(same)
             graph.erase_node(node)
     if any("conv" in str(node.target) for node in graph.nodes):
         for node in graph.nodes:  # what a convolution returns may lie otherwise in memory than
@@ -46,11 +46,20 @@ def _is_guard(node: fx.Node) -> bool:
     return not node.users and getattr(node.target, "__name__", "") in {"_assert", "_check"}
 
 
+def _unchanged(node: fx.Node) -> fx.Node | None:
+    """The operand that a node returns unchanged."""
+    if node.target is aten.copy.default:  # copy(x, y) -> y if it has the shape and type of x
+        x, y = args(node)[:2]
+        alike = _same_kind(node, y) and x.meta["val"].shape == y.meta["val"].shape
+        return y if alike else None
+    return args(node)[0] if _changes_nothing(node) else None
+
+
 def _changes_nothing(node: fx.Node) -> bool:
     if node.target in SAME:  # alias(x) -> x
         return True
     if node.target in CASTS:  # x.to(x.dtype) -> x
-        return _same_kind(node) and not node.kwargs.get("copy", False)
+        return _same_kind(node, args(node)[0]) and not node.kwargs.get("copy", False)
     if node.target is aten.dropout.default:  # dropout(x, p, train=False) -> x
         return args(node)[2] is False
     if node.target is aten.slice.Tensor:  # x[0:] -> x
@@ -59,8 +68,8 @@ def _changes_nothing(node: fx.Node) -> bool:
     return False
 
 
-def _same_kind(node: fx.Node) -> bool:
-    before, after = (n.meta.get("val") for n in (args(node)[0], node))
+def _same_kind(node: fx.Node, operand: fx.Node) -> bool:
+    before, after = (n.meta.get("val") for n in (operand, node))
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
         return False
     return all(getattr(before, a) == getattr(after, a) for a in ("dtype", "device", "layout"))
