@@ -115,11 +115,11 @@ class Expansion:
             arguments += [runs[run][s.name] for s in graph.inputs if s.name not in shared]
         return arguments
 
-    def formula(self) -> str:
-        """The mixed part of the expansion as equations, one line for each copy."""
+    def formula(self, latex: bool = False) -> str:
+        """What mixes runs, as equations with equal layers folded (see `rewrite.expand.formula`)."""
         from rewrite.expand.formula import formula
 
-        return formula(self.product, self.runs)
+        return formula(self.product, latex)
 
     def draw(self, path: Any = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""

@@ -1,49 +1,208 @@
-"""An expansion as equations that a person can read."""
+"""A component graph or an expansion as equations that a person can read.
+
+    resid2 = resid1 + a1.h{0-2}(resid1) + a1.h3(q: resid1; k,v: resid1[corrupt]) + a1.bias
+
+* `name[run]` is the value that a name has in a run, `name` and `name#1` are mixtures of runs.
+* `name(...)` is a part that reads what stands in brackets, apart for each port if they differ.
+* `a1.h{0-2}(x)` is the sum of these heads, `a1(x)` of all heads of the layer and its bias.
+* `outputs` tells which values of several are returned, by each hypothesis if there are several.
+* Equations that differ by numbers in even steps are one, for a range of `l`; `{2l+1}` is a number.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rewrite.expand.folding import Equation, fold
 from rewrite.expand.product import Copy, Product
-from rewrite.ir.dag import Join, Part
+from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Source
+from rewrite.parts import Components
+
+Place = tuple[str, int]  # a node and which copy of it
 
 
-def formula(product: Product, runs: tuple[str, ...]) -> str:
-    """One line for each mixed copy: what it reads, with single-run values named by their run.
+def formula(of: Product | Dag | Components, latex: bool = False) -> str:
+    """Equations of what mixes runs, or of a whole model, with equal layers folded.
 
-    `m5__mix1 = m5(embed[clean] + a0[corrupt] + ...)`: runs of equal terms are folded.
+    What reads a single run is not spelt out: it is the model in that run.  With `latex` the
+    result is an `aligned` environment.
+
+    >>> print(formula(parts))
+    >>> exp = rw.expand(rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"}))
+    >>> print(formula(exp.product))
     """
-    lines = []
-    for node in product.dag.nodes:
-        if not isinstance(node, Part):
+    from rewrite.expand.formula_latex import to_latex
+
+    if isinstance(of, Components):
+        of = of.dag
+    lines = fold(_Writer(*((of, _mixes) if isinstance(of, Product) else _whole(of))).equations())
+    return to_latex(lines) if latex else "\n".join(str(line) for line in lines)
+
+
+def _mixes(node: Node, copy: Copy) -> bool:
+    return len(copy.runs) > 1
+
+
+def _whole(dag: Dag) -> tuple[Product, Callable[[Node, Copy], bool]]:
+    """A graph as the product in which nothing is copied and everything is spelt out."""
+    copies = {node.name: [Copy(node.name, 0, (0,) * len(node.reads), frozenset())]
+              for node in dag.nodes}
+    product = Product(dag, copies, ((0,) * len(dag.outputs),), 1)
+    return product, lambda node, copy: not isinstance(node, (Source, Constant))
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A summand; those of one layer that differ by the head only are written as one."""
+
+    name: str
+    rest: str  # arguments in brackets, or a run
+
+
+class _Writer:
+    """Writes an equation for every copy that is spelt out and not written where it is read."""
+
+    def __init__(self, product: Product, spelt: Callable[[Node, Copy], bool]) -> None:
+        self.product, self.dag = product, product.dag
+        self.spelt = {(node.name, copy.index) for node in self.dag.nodes
+                      for copy in product.copies[node.name] if spelt(node, copy)}
+        self.roots = {place for root in product.roots
+                      for place in zip(self.dag.outputs, root, strict=True)}
+        self.readers: dict[Place, list[Place]] = {}
+        for name, index in self.spelt:
+            copy = product.copies[name][index]
+            for place in dict.fromkeys(zip(self.dag[name].reads, copy.reads, strict=True)):
+                self.readers.setdefault(place, []).append((name, index))
+        self.lines = {place for place in self.spelt if self._has_line(place)}
+
+    def equations(self) -> list[Equation]:
+        """In the order of the model; what the outputs are, if their names do not say it."""
+        places = [(node.name, copy.index) for node in self.dag.nodes
+                  for copy in self.product.copies[node.name]]
+        found = [Equation(self._name(place), self._value(place))
+                 for place in places if place in self.lines]
+        roots = [list(zip(self.dag.outputs, root, strict=True)) for root in self.product.roots]
+        if {self._name(place) for root in roots for place in root} - set(self.dag.outputs):
+            shown = "; ".join(", ".join(map(self._name, root)) for root in roots)
+            found.append(Equation("outputs", shown))
+        return found
+
+    def _has_line(self, place: Place) -> bool:
+        """Whether a value has an equation of its own; else it is written where it is read.
+
+        A part stands as it is in a sum, and so does a layer that reads one thing or is read once.
+        """
+        node, readers = self.dag[place[0]], self.readers.get(place, [])
+        if isinstance(node, Part):
+            return place in self.roots or any(isinstance(self.dag[n], Part) for n, _ in readers)
+        if self._layer(node) is None:
+            return True
+        members = [term for term in zip(node.reads, self._copy(place).reads, strict=True)
+                   if not isinstance(self.dag[term[0]], Constant)]
+        read = {(self._copy(m).reads if m in self.spelt else ()) for m in members}
+        return len(readers) > 1 and len(read) > 1
+
+    def _layer(self, node: Node) -> str | None:
+        """The layer whose heads (or experts) and bias a sum adds up."""
+        if not isinstance(node, Join):
+            return None
+        stem, _, end = node.name.rpartition(".")
+        inside = all(term.startswith(f"{stem}.") for term in node.terms)
+        return stem if end == "out" and inside else None
+
+    def _name(self, place: Place) -> str:
+        name, index = place
+        node, copies = self.dag[name], self.product.copies[name]
+        runs = copies[index].runs
+        name = self._layer(node) or name
+        if place not in self.spelt:
+            return f"{name}[{next(iter(runs))}]" if runs else name
+        mixed = [c.index for c in copies if (c.node, c.index) in self.spelt]
+        return name if len(mixed) == 1 else f"{name}#{mixed.index(index)}"
+
+    def _value(self, place: Place) -> str:
+        node = self.dag[place[0]]
+        if isinstance(node, Part):
+            return node.name + self._arguments(place)
+        return " + ".join(term.name + term.rest for term in self._summands(place))
+
+    def _arguments(self, place: Place) -> str:
+        """What a part reads: once if all ports read the same, else port by port."""
+        node, copy = self.dag[place[0]], self._copy(place)
+        assert isinstance(node, Part)
+        read: dict[str, list[str]] = {}
+        for port, index in zip(node.ports, copy.reads, strict=True):
+            symbol = port.symbol.rpartition(".")[2]
+            value = (port.reads, index)
+            inline = value in self.spelt and value not in self.lines
+            read.setdefault(symbol, []).append(
+                self._value(value) if inline else self._name(value))
+        alike: dict[str, list[str]] = {}
+        for symbol, texts in read.items():
+            alike.setdefault(", ".join(texts), []).append(symbol)
+        if len(alike) == 1:
+            return f"({next(iter(alike))})"
+        return "({})".format("; ".join(f"{','.join(s)}: {text}" for text, s in alike.items()))
+
+    def _copy(self, place: Place) -> Copy:
+        return self.product.copies[place[0]][place[1]]
+
+    def _summands(self, place: Place) -> list[_Term]:
+        """What a sum adds up, the stream first, members of a layer that read the same as one."""
+        node = self.dag[place[0]]
+        terms = self._terms(place)
+        return _members(layer, terms) if (layer := self._layer(node)) else terms
+
+    def _terms(self, place: Place) -> list[_Term]:
+        node = self.dag[place[0]]
+        streams: list[_Term] = []
+        others: list[_Term] = []
+        for read in zip(node.reads, self._copy(place).reads, strict=True):
+            inner = self.dag[read[0]]
+            if read not in self.spelt or read in self.lines:
+                stream = not isinstance(inner, Constant) and not self._layer(node)
+                (streams if stream else others).append(_split(self._name(read)))
+            elif isinstance(inner, Part):
+                others.append(_Term(read[0], self._arguments(read)))
+            else:
+                others += self._summands(read)
+        return streams + others
+
+
+def _split(name: str) -> _Term:
+    found = re.match(r"[^\[#]*", name)
+    assert found is not None
+    return _Term(found[0], name[found.end():])
+
+
+def _members(layer: str, terms: list[_Term]) -> list[_Term]:
+    """Members of a layer that read the same, as one term."""
+    groups: dict[str, list[int]] = {}
+    others: list[_Term] = []
+    stem = ""
+    for term in terms:
+        member = re.fullmatch(re.escape(layer) + r"\.([a-z]+)(\d+)", term.name)
+        if member is None or term.rest.startswith("#"):
+            others.append(term)
             continue
-        for copy in product.copies[node.name]:
-            if len(copy.runs) > 1:
-                lines.append(_line(product, node, copy))
-    return "\n".join(lines)
+        stem = member[1]
+        groups.setdefault(term.rest, []).append(int(member[2]))
+    if len(groups) == 1 and all(term.name == f"{layer}.bias" for term in others):
+        return [_Term(layer, next(iter(groups)))]
+    return [_Term(f"{layer}.{stem}{_numbers(group)}", rest)
+            for rest, group in groups.items()] + others
 
 
-def _line(product: Product, node: Part, copy: Copy) -> str:
-    terms = {p.symbol: _sum(product, p.reads, i)
-             for p, i in zip(node.ports, copy.reads, strict=True)}
-    name = f"{node.name}#{copy.index}" if len(product.copies[node.name]) > 1 else node.name
-    if len(set(terms.values())) == 1:
-        return f"{name} = {node.name}({next(iter(terms.values()))})"
-    shown = ", ".join(f"{symbol.rpartition('.')[2]}: {value}" for symbol, value in terms.items())
-    return f"{name} = {node.name}({shown})"
-
-
-def _sum(product: Product, name: str, index: int) -> str:
-    terms: list[tuple[str, str]] = []
-    stack = [(name, index)]
-    while stack:
-        current, which = stack.pop()
-        node, copy = product.dag[current], product.copies[current][which]
-        if len(copy.runs) == 1 and isinstance(node, Join):
-            terms.append((f"{current}", f"[{next(iter(copy.runs))}]"))
-        elif isinstance(node, Join):
-            stack.extend(reversed(list(zip(node.terms, copy.reads, strict=True))))
-        elif len(copy.runs) == 1:
-            terms.append((current, f"[{next(iter(copy.runs))}]"))
+def _numbers(group: list[int]) -> str:
+    """`3`, or `{0-2,4}`."""
+    if len(group) == 1:
+        return str(group[0])
+    pieces: list[list[int]] = []
+    for number in group:
+        if pieces and number == pieces[-1][-1] + 1:
+            pieces[-1].append(number)
         else:
-            several = len(product.copies[current]) > 1
-            terms.append((current, f"#{copy.index}" if several and copy.runs else ""))
-    return " + ".join(f"{name}{mark}" for name, mark in terms)
+            pieces.append([number])
+    return "{" + ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in pieces) + "}"

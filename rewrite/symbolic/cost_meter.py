@@ -20,6 +20,7 @@ from sympy import Expr, Integer, Mod, Symbol, floor
 from sympy import Max as Largest_
 from sympy import Min as Smallest_
 from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -146,7 +147,7 @@ class Meter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         args, kwargs = pytree.tree_map_only(Tensor, self.fake, (args, kwargs or {}))
-        with self.mode:
+        with self.mode, enable_python_dispatcher():  # for meta functions that call others
             result = func(*args, **kwargs)
         if not self.paused and func.namespace != "prim":
             self._note(func, args, kwargs, result)
