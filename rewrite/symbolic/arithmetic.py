@@ -223,6 +223,18 @@ def _ratio(table: Table, count: int) -> SymbolicTensor:
     return wrapped(table, [table.number(Fraction(1, count))], ())
 
 
+@operator_rule(aten.linalg_vector_norm.default)
+def _vector_norm(
+    x: SymbolicTensor, order: float = 2, dims: Any = None, keepdim: bool = False, *,
+    dtype: Any = None,
+) -> Tensor:
+    if order == 1:
+        return _sum(aten.abs.default(x), dims, keepdim)
+    if order == 2:
+        return _sqrt(_sum(x * x, dims, keepdim))
+    raise ProofError(f"norms are known of order 1 and 2, found order {order}")
+
+
 @operator_rule(aten.prod.dim_int, aten.prod.default)
 def _prod(
     x: SymbolicTensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None

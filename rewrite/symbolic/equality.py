@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,35 +113,33 @@ def compare(
         shapes = " and ".join(", ".join(map(str, s)) or "no tensor" for s in (one, other))
         return Verdict("refuted", 0, f"the sides yield {shapes}")
     entries = sum(x.numel() for _, x in left)
-    doubt = None
+    doubts = []
     for (name, a), (_, b) in zip(left, right, strict=True):
-        found = _first_difference(name, a, b, space, limit, entries)
-        if found is not None and found.status == "refuted":
-            return found
-        doubt = doubt or found
-    return doubt or Verdict("proved", entries)
+        for found in _differences(name, a, b, space, limit, entries):
+            if found.status == "refuted":
+                return found
+            doubts.append(found)
+    return doubts[0] if doubts else Verdict("proved", entries)
 
 
-def _first_difference(
+def _differences(
     name: str, a: Tensor, b: Tensor, space: Space, limit: int, entries: int
-) -> Verdict | None:
+) -> Iterator[Verdict]:
+    """A verdict for every pair of entries that is not proved equal."""
     if not isinstance(a, SymbolicTensor) and not isinstance(b, SymbolicTensor):
-        if torch.equal(a, b):
-            return None
-        place = torch.nonzero(a != b)[0].tolist()
-        return Verdict("refuted", entries, "", f"{name}{place}", str(a[tuple(place)].item()),
-                       str(b[tuple(place)].item()))
-    doubt = None
+        for place in torch.nonzero(a != b).tolist():
+            left, right = (str(x[tuple(place)].item()) for x in (a, b))
+            yield Verdict("refuted", entries, "", f"{name}{place}", left, right)
+        return
+    doubtful = False
     pairs = zip(lift(space.table, a).terms, lift(space.table, b).terms, strict=True)
     for place, (x, y) in enumerate(pairs):
-        if x is y or (doubt is not None and differs(x, y, 1e-6) is None):
-            continue
-        where = f"{name}{[int(i) for i in _unravelled(place, a.shape)]}"
-        found = _decided(x, y, where, limit, entries)
-        if found is not None and found.status == "refuted":
-            return found
-        doubt = doubt or found
-    return doubt
+        if x is y or (doubtful and differs(x, y, 1e-6) is None):
+            continue  # one entry in doubt is enough; others may still differ
+        found = _decided(x, y, f"{name}{_unravelled(place, a.shape)}", limit, entries)
+        if found is not None:
+            doubtful = True
+            yield found
 
 
 def _decided(x: Term, y: Term, where: str, limit: int, entries: int) -> Verdict | None:

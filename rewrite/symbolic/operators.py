@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from rewrite.errors import ProofError
@@ -42,6 +43,8 @@ def apply(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     table = table_of(args, kwargs)
     if func.overloadpacket in MOVES:
         return _moved(func, args, kwargs, table)
+    if torch.Tag.inplace_view in func.tags:
+        return _reshaped(func, args, kwargs)
     if func._schema.is_mutable:
         return _written(func, args, kwargs, table)
     if torch.Tag.pointwise in func.tags:
@@ -75,6 +78,20 @@ def _stand_ins(values: Any) -> Any:
     """The same arguments with tensors of zeros where they are symbolic."""
     return tree_map_only(
         SymbolicTensor, lambda x: torch.empty(x.shape, dtype=x.dtype, device=x.device), values)
+
+
+def _reshaped(func: Any, args: Any, kwargs: Any) -> SymbolicTensor:
+    """`x.squeeze_(0)`: the tensor itself gets another shape, and so do the places of entries."""
+    target, *rest = args
+    target.ids = func(target.ids, *rest, **kwargs)
+    with no_dispatch():
+        before = torch._C._meta_in_tls_dispatch_include()
+        torch._C._set_meta_in_tls_dispatch_include(True)
+        try:
+            func(*args, **kwargs)
+        finally:
+            torch._C._set_meta_in_tls_dispatch_include(before)
+    return target
 
 
 def _written(func: Any, args: Any, kwargs: Any, table: Table) -> Any:

@@ -220,7 +220,9 @@ class Table:
         return term
 
     def _equal_to(self, term: Term) -> Term | None:
-        if not math.isfinite(term.values[0]) or term.kind in ("number", "symbol"):
+        """A term that was made before and is equal; nothing older holds a new leaf."""
+        leaf = term.kind in ("number", "symbol") or (term.kind == "call" and term.name != "exp")
+        if leaf or not math.isfinite(term.values[0]):
             return None
         alike = (t for t in self._alike.get(_rough(term), ()) if differs(t, term) is None)
         return next((t for t in alike if vanishes([(t, 1), (term, -1)], MERGE_LIMIT)), None)

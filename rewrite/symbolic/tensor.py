@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from itertools import product
 from typing import Any
 
 import sympy
@@ -72,10 +73,8 @@ class SymbolicTensor(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if func in CALLS:
-            with torch._C.DisableTorchFunctionSubclass():
-                return CALLS[func](*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():  # what is ordinary stays ordinary
+            return CALLS.get(func, func)(*args, **(kwargs or {}))  # type: ignore[misc]
 
     @classmethod
     def __torch_dispatch__(
@@ -118,9 +117,8 @@ def symbols(
     table: Table, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float64
 ) -> SymbolicTensor:
     """A tensor of free variables `name_0_1`."""
-    places = torch.cartesian_prod(*(torch.arange(n) for n in shape)).reshape(-1, len(shape))
-    names = ["_".join(map(str, [name, *place])) for place in places.tolist()] if shape else [name]
-    terms = [table.symbol(each) for each in names] if 0 not in shape else []
+    places = product(*map(range, shape))
+    terms = [table.symbol("_".join(map(str, (name, *place)))) for place in places]
     return wrapped(table, terms, shape, dtype)
 
 
