@@ -139,12 +139,21 @@ class Edit:
         """Functions of the user may hold real tensors; nothing is learned about sizes."""
         mode = self.mode
         assert mode is not None
+        sizes = mode.shape_env
         with patch.object(mode, "allow_non_fake_inputs", True), inferring(mode):
-            if mode.shape_env is None:
+            if sizes is None:
                 yield
                 return
-            with mode.shape_env.suppress_guards():
-                yield
+            known, ranges = dict(sizes.replacements), dict(sizes.var_to_range)
+            try:
+                with sizes.suppress_guards():
+                    yield
+            finally:  # whatever a function asked was answered for the example only
+                sizes.replacements.clear()
+                sizes.replacements.update(known)
+                sizes.var_to_range.clear()
+                sizes.var_to_range.update(ranges)
+                sizes._update_version_counter()
 
     def fits(self, new: fx.Node, old: fx.Node, advice: str = "") -> fx.Node:
         """`new`, if it has the shape and type of `old`; otherwise `SurgeryError`."""
@@ -214,18 +223,19 @@ class Edit:
         new.meta["val"] = fake(value, self.mode)
         if not isinstance(known, Tensor):
             return new
+        # Varying sizes are never compared with numbers: that would fix them for the whole graph.
+        wanted = [size if isinstance(size, int) else None for size in known.shape]
         missing = known.ndim - value.ndim
         sizes = [1] * missing + list(value.shape)
-        fits = missing >= 0 and all(have in (1, want) or not isinstance(want, int)
-                                    for have, want in zip(sizes, known.shape, strict=True))
-        if not fits:
+        if missing < 0 or any(have not in (1, want) and want is not None
+                              for have, want in zip(sizes, wanted, strict=True)):
             raise SurgeryError(f"{like.name!r} is {self.describe(like)}, the tensor given for it "
                                f"has shape {list(value.shape)}, which does not broadcast to it")
-        for have, want in zip(sizes, known.shape, strict=True):
-            if not isinstance(want, int) and have != 1:
-                self._guard(like, want, have)
-        stretched = any(have == 1 != want for have, want in zip(sizes, known.shape, strict=True))
-        if missing == 0 and not stretched:
+        for have, want, size in zip(sizes, wanted, known.shape, strict=True):
+            if want is None and have != 1:
+                self._guard(size, have)
+        if missing == 0 and not any(have == 1 and want != 1
+                                    for have, want in zip(sizes, wanted, strict=True)):
             new.meta["val"] = known
             return new
         shape = [self._size(size, like) if have == 1 else have
@@ -260,7 +270,8 @@ class Edit:
             first = self.call(functions[type(expr)], (first, part), like)
         return first
 
-    def _guard(self, node: fx.Node, size: Any, found: int) -> None:
+    def _guard(self, size: Any, found: int) -> None:
+        """From now on the graph is for inputs of one size only."""
         axes = self._axes()
         expr = size.node.expr
         if not expr.free_symbols <= set(axes):

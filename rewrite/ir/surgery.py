@@ -117,6 +117,7 @@ def rewire(
     """See `Graph.rewire`."""
     edit = Edit(graph)
     at, was = edit.node(reader), edit.node(old)
+    _read(at, was, was, operand)  # an error if it does not
     if isinstance(new, str):
         now = edit.fits(edit.node(new), was)
     else:
