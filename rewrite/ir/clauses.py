@@ -177,11 +177,11 @@ def pure(at: Subject) -> Found:
 
 def arguments(at: Subject) -> Found:
     for node in at.calls():
-        if found := _unbound(node):
+        if found := unbound(node):
             yield node.name, found, f"call it as {_signature(node.target)}"
 
 
-def _unbound(node: fx.Node) -> str:
+def unbound(node: fx.Node) -> str:
     """Why the arguments of a call do not fit what it calls; "" if they do."""
     if not isinstance(node.target, torch._ops.OpOverload):
         signature = _python(node.target)
