@@ -94,10 +94,10 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
         return "router"
     if region.output in cut.apart:
         return "module"
-    if any(node in cut.flow.sources for _, node in region.slots):
-        return "embed"
     if any(node in cut.joined for _, node in region.slots):
         return "projection"
+    if any(node in cut.flow.sources for _, node in region.slots):
+        return "embed"
     if region.mixture is not None:
         return "experts"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .family import VOCAB, Family
+from .family import VOCAB, Family, layers_times_heads
 
 TEXT = {"vocab_size": VOCAB, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 WIDTH = TEXT | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -73,6 +73,11 @@ def rope(kind: str, **options: Any) -> dict[str, Any]:
 def no_heads(config: Any) -> int:
     """A model without attention."""
     return 0
+
+
+def differences(config: Any) -> int:
+    """Heads of a model whose configuration counts the two patterns of each."""
+    return layers_times_heads(config) // 2
 
 
 def attending(config: Any) -> int:
@@ -202,8 +207,8 @@ DECODERS: tuple[Family, ...] = (
     Family("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config", GQA),
     Family("seed_oss", "SeedOssForCausalLM", "SeedOssConfig", GQA),
     Family("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", GQA),
-    Family("bitnet", "BitNetForCausalLM", "BitNetConfig", KV, whole="rsqrt"),
-    Family("diffllama", "DiffLlamaForCausalLM", "DiffLlamaConfig", GQA),
+    Family("bitnet", "BitNetForCausalLM", "BitNetConfig", KV),
+    Family("diffllama", "DiffLlamaForCausalLM", "DiffLlamaConfig", GQA, differences),
     Family("doge", "DogeForCausalLM", "DogeConfig", KV | {"keep_window_size": 8}),
     Family("nanochat", "NanoChatForCausalLM", "NanoChatConfig", KV),
     Family("cwm", "CwmForCausalLM", "CwmConfig", GQA | LOCAL_GLOBAL | INTEGERS),
@@ -387,6 +392,7 @@ DECODERS: tuple[Family, ...] = (
            "shared_expert_intermediate_size": 16, "hc_count": 2, "hc_lowrank": 4,
            "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4,
            "indexer_compress_ratio": 2}, heads=attending),
-    Family("xlstm", "xLSTMForCausalLM", "xLSTMConfig", TEXT | {"hidden_size": 32,
-           "num_hidden_layers": 2, "num_heads": 4, "chunk_size": 16}, heads=no_heads),
+    Family("xlstm", "xLSTMForCausalLM", "xLSTMConfig", TEXT | {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 4, "qk_dim_factor": 1.0,
+        "chunk_size": 16}, heads=no_heads),
 )

@@ -62,7 +62,7 @@ ENCODERS: tuple[Family, ...] = (
         "hidden_size": 48, "embedding_size": 16, "intra_bottleneck_size": 32,
         "num_feedforward_networks": 2}),
     masked("convbert", "ConvBert", BASE | {"embedding_size": 16, "conv_kernel_size": 3},
-           heads=convbert_heads, whole="no features of"),
+           heads=convbert_heads),
     masked("deberta", "Deberta", DEBERTA),
     masked("deberta_v2", "DebertaV2", DEBERTA | {
         "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}),

@@ -119,6 +119,45 @@ class Normed(Apart):
         return x + self.o(self.norm(self.joined(x)))
 
 
+class Beside(Apart):
+    """The heads' features stand beside those of a convolution when they are projected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.o = nn.Conv1d(8, 4, 3, padding=1), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return x + self.o(torch.cat([self.joined(x), near], -1))
+
+
+class Differential(Apart):
+    """One head that is the difference of two patterns, normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.o = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 8)
+        self.norm = nn.RMSNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (f(x).view(*x.shape[:2], 4, 4).transpose(1, 2) for f in (self.q, self.k))
+        v = self.apart(self.v(x)).repeat(1, 2, 1, 1)
+        z = nn.functional.scaled_dot_product_attention(q, k, v)
+        a, b = z.chunk(2, dim=1)
+        return x + self.o(self.norm(a - 0.5 * b).transpose(1, 2).flatten(2))
+
+    def head(self, x: Tensor, head: int) -> Tensor:
+        at = slice(4 * head, 4 * head + 4)
+
+        def pattern(i: int) -> Tensor:
+            part = slice(4 * i, 4 * i + 4)
+            q, k = self.q(x)[:, :, part], self.k(x)[:, :, part]
+            return (q @ k.transpose(1, 2) / 2).softmax(-1)
+
+        z = (pattern(head) - 0.5 * pattern(head + 2)) @ self.v(x)[:, :, at]
+        return self.norm(z) @ self.o.weight[:, at].T
+
+
 class Masked(Apart):
     """Columns of padding, which the model finds in its input."""
 
@@ -145,7 +184,7 @@ def assert_exact(model: Layer, parts: rw.Components) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("kind", [Apart, Folded, FoldedFused, Masked])
+@pytest.mark.parametrize("kind", [Apart, Folded, FoldedFused, Masked, Differential])
 def test_each_head_alone(kind: Callable[[], Layer]) -> None:
     model, parts = made(kind)
     assert parts.heads == ("a0.h0", "a0.h1") and parts.notes == ()
@@ -155,6 +194,34 @@ def test_each_head_alone(kind: Callable[[], Layer]) -> None:
         assert body.context == () and body.stuck == ()
         found = body.module(*(x for _ in body.slots))
         assert torch.allclose(found, model.head(x, head), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Normed, Beside])
+def test_heads_side_by_side(kind: Callable[[], Layer]) -> None:
+    """Where heads enter the projection together, each writes its own features in front of it."""
+    model, parts = made(kind)
+    assert parts.heads == ("a0.h0", "a0.h1") and parts.notes == ()
+    assert {("a0.h0", "o0.a"), ("a0.h1", "o0.a")} <= set(parts.edges)
+    assert ("a0.h0", "a0.h1.q") not in parts.edges
+    x = assert_exact(model, parts)
+    for head in (0, 1):
+        body = parts.body("a0", (head,))
+        found = body.module(*(x for _ in body.slots)).view(2, 5, 2, 4)
+        wanted = torch.zeros_like(found)
+        wanted[:, :, head] = model.joined(x).view(2, 5, 2, 4)[:, :, head]
+        assert torch.allclose(found, wanted, atol=1e-12) and body.stuck == ()
+
+
+@pytest.mark.parametrize("kind", [Normed, Beside])
+def test_patching_heads_side_by_side(kind: Callable[[], Layer]) -> None:
+    """A head of another run is its features of that run, whatever all heads enter together."""
+    model, parts = made(kind)
+    clean, corrupt = torch.randn(2, 2, 5, 8, dtype=torch.float64)
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h1"}))
+    found = exp(clean={"x": clean}, corrupt={"x": corrupt})
+    z = torch.cat([model.joined(corrupt)[:, :, :4], model.joined(clean)[:, :, 4:]], -1)
+    model.joined = lambda x: z
+    assert torch.allclose(found, model(corrupt), atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Folded, FoldedFused])
@@ -173,7 +240,6 @@ def test_readings_of_one_head_in_the_batch(kind: Callable[[], Layer]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "named"), [
-    (Normed, "no features of linear_3 belong to one head of matmul_1"),
     (Talking, "softmax attends, but its queries and keys cannot be told apart"),
     (Innermost, "no features of linear_3 belong to one head of bmm_1"),
     (TalkingAfterwards, "softmax attends"),

@@ -69,6 +69,7 @@ PASSES: dict[str, tuple[Case, Pick]] = {
         (aten.gather.default, x234, 2, torch.randint(0, 4, (2, 3, 6))), {0: (1,), 1: (0, 2)}),
     "rows that scatter for themselves": (
         (aten.scatter.src, x234, 2, torch.randint(0, 4, (2, 3, 4)), rand(2, 3, 4)), {1: (0, 2)}),
+    "copies of an axis": ((aten.repeat.default, x234, [1, 2, 1]), {1: (1, 3, 5), 2: (0,)}),
     "an axis that is not repeated": ((aten.repeat.default, x234, [2, 1, 1]), {1: (0, 2), 2: (1,)}),
     "an axis that is not padded": ((aten.constant_pad_nd.default, x234, [0, 0, 1, 1]),
                                    {0: (1,), 2: (3,)}),
@@ -152,7 +153,8 @@ REFUSED: dict[str, tuple[Case, Pick]] = {
     "scattered axis": ((aten.scatter.value, rand(3, 2), 0, torch.tensor([[0, 1]]), 1), {0: (0,)}),
     "scattered corner": (
         (aten.scatter.value, rand(2, 3), 1, torch.tensor([[2]]), 1), {0: (1,)}),
-    "repeated axis": ((aten.repeat.default, rand(2, 3), [1, 2]), {1: (0,)}),
+    "every second of a repeated axis": (
+        (aten.repeat.default, rand(2, 3), [1, 2]), {1: Every(2, (0,))}),
     "repeats with a new axis": ((aten.repeat.default, rand(2, 3), [2, 1, 1]), {1: (0,)}),
     "padded axis": ((aten.pad.default, rand(2, 3), [1, 1]), {1: (0,)}),
     "reversed axis": ((aten.flip.default, rand(2, 3), [-1]), {1: (0,)}),
