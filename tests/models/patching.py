@@ -99,23 +99,9 @@ class Hand:
 def copies_of_node_patching(parts: rw.Components, patched: str) -> dict[str, int]:
     """How often each part is needed if all paths through one part read another run.
 
-    What comes before it is needed for both runs if it also reaches an output past it.
+    What comes before it is needed for both runs if it also reaches an output past it; what
+    reaches no output (an input that the model ignores) is not needed at all.
     """
-    readers: dict[str, set[str]] = {}
-    for node in parts.dag.nodes:
-        for name in node.reads:
-            readers.setdefault(name, set()).add(node.name)
-
-    def reach(start: set[str], past: str | None) -> set[str]:
-        found, stack = set(), list(start)
-        while stack:
-            name = stack.pop()
-            if name in found or name == past:
-                continue
-            found.add(name)
-            stack += [n.name for n in parts.dag.nodes if name in n.reads]
-        return found
-
     def behind(ends: Sequence[str], without: str | None) -> set[str]:
         found: set[str] = set()
         stack = list(ends)
@@ -128,9 +114,10 @@ def copies_of_node_patching(parts: rw.Components, patched: str) -> dict[str, int
         return found
 
     past = behind(parts.dag.outputs, patched)
+    all_of = behind(parts.dag.outputs, None)
     before = behind(list(parts.dag[patched].reads), None)
     return {
-        node.name: 2 if node.name in before and node.name in past else 1
+        node.name: 2 if node.name in before and node.name in past else int(node.name in all_of)
         for node in parts.dag.nodes
         if isinstance(node, (Source, Part)) and not isinstance(node, (Join, Constant))
     }
