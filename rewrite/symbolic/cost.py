@@ -52,6 +52,8 @@ class Cost:
       values until their last use, outputs, and what kernels on the cpu hold inside.
     * `kernels`: ATen calls that do work; views and empty tensors are none.
 
+    Sizes that are `fixed` (in general none, an axis of length 1 can be) are part of the numbers.
+
     >>> cost = rw.cost(parts)
     >>> cost.flops
     256*batch*seq**2 + 55360*batch*seq
@@ -65,6 +67,7 @@ class Cost:
     peak: Expr
     kernels: Expr
     sizes: tuple[str, ...]
+    fixed: Mapping[str, int]
     tallies: Mapping[str, Tally] = field(repr=False)
 
     @cached_property
@@ -103,6 +106,9 @@ class Cost:
                 raise InputError(f"the cost does not depend on {name!r}; {near(name, self.sizes)}")
             if not isinstance(size, int) or size < 1:
                 raise InputError(f"a size is a positive integer, found {name}={size!r}")
+            if size != self.fixed.get(name, size):
+                raise InputError(f"the cost was worked out for {name}={self.fixed[name]} only, "
+                                 f"found {name}={size}: cost(..., around={{{name!r}: {size}}})")
         if missing := [name for name in self.sizes if name not in sizes]:
             raise InputError(f"the size {missing[0]!r} is missing: {call}")
         return int(expression.subs([(s, Integer(sizes[str(s)])) for s in expression.free_symbols]))
@@ -139,7 +145,7 @@ def measured(
         every.add(tally)
     return Cost({kind: total(flops) for kind, flops in every.products.items()},
                 total(every.elementwise), total(every.bytes), meter.top.expression(),
-                Integer(every.kernels), tuple(hints), walk.tallies)
+                Integer(every.kernels), tuple(hints), sizes.fixed, walk.tallies)
 
 
 def hints_for(
@@ -158,7 +164,7 @@ def hints_for(
         if not unmet(guards, given):
             return hints
     raise InputError("no sizes were found that the graph accepts, it demands "
-                     f"{' and '.join(guards)}: give some, as in near={{{named[0]!r}: 8}}")
+                     f"{' and '.join(guards)}: give some, as in around={{{named[0]!r}: 8}}")
 
 
 def _size(dim: Dim, hints: Mapping[str, int]) -> int:

@@ -118,10 +118,11 @@ def workspace(name: str, read: Read, out: Sequence[Operand], threads: int) -> li
         return [threads * _tile(read)]
     if name.endswith("convolution"):
         x, weight = _tensor(read, 0), _tensor(read, 1)
-        moments = [weight.bytes + out[0].bytes]
-        if len(x.shape) == 3:  # computed as a convolution in two dimensions, channels last
-            moments.append(2 * weight.bytes + x.bytes)
-        return moments
+        copies = sum((t.entries * t.itemsize for t in (x, weight) if not t.contiguous), Integer(0))
+        # The weights in another order, then the result in another order; a convolution in one
+        # dimension is computed as one in two, which orders the input anew as well.
+        before = weight.bytes + (x.bytes if len(x.shape) == 3 else 0)
+        return [copies + before, copies + out[0].bytes]
     return []
 
 

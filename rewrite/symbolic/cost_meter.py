@@ -71,7 +71,8 @@ class Sizes:
         self._known: dict[Expr, Expr] = {}
         for name, hint in hints.items():
             source = ConstantSource(f"__{name}")
-            symbol = env.create_symbol(hint, source=source, dynamic_dim=DimDynamic.DYNAMIC)
+            symbol = env.create_symbol(hint, source=source, dynamic_dim=DimDynamic.DYNAMIC,
+                                       do_not_specialize_zero_one=True)
             made = env.create_symintnode(symbol, hint=hint, source=source)
             assert isinstance(made, torch.SymInt)
             self.ints[name] = made
@@ -87,8 +88,16 @@ class Sizes:
             for theirs, ours in SPELT.items():
                 if spelt.has(theirs):
                     spelt = spelt.replace(theirs, ours)
+            if spelt.free_symbols - set(self.names.values()):
+                raise RuntimeError(f"{found} is none of {', '.join(self.ints)}")
             self._known[found] = spelt
         return self._known[found]
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        """Sizes that decided between kernels by being exactly what they are."""
+        found = {name: size.node.expr for name, size in self.ints.items()}
+        return {name: int(size) for name, size in found.items() if size.is_Integer}
 
     def operand(self, tensor: Tensor) -> Operand:
         """What a kernel sees of a tensor."""
