@@ -263,6 +263,12 @@ def _extreme(table: Table, row: list[Term], name: str, function: Any) -> Term:
                                                             strict=True)])
 
 
+@operator_rule(aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default)
+def _empty(*_: Any, **__: Any) -> Any:
+    raise ProofError("a tensor is made without values, as dropout does: call .eval() on the "
+                     "module, or make the tensor by zeros_like")
+
+
 @operator_rule(aten.cumsum.default)
 def _cumsum(x: SymbolicTensor, dim: int, *, dtype: Any = None) -> Tensor:
     table = x.table
@@ -308,3 +314,9 @@ def _addmm(c: Any, x: Any, y: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
 @operator_rule(aten.index_add.default, aten.scatter_add.default)
 def _no_accumulation(*_: Any, **__: Any) -> Any:
     raise ProofError("entries cannot be added at places given by indices; add whole tensors")
+
+
+@operator_rule(aten.fill.Scalar, aten.fill.Tensor)
+def _fill(x: SymbolicTensor, value: Any) -> SymbolicTensor:
+    filled = lift(table_of(x), value).ids.expand(x.shape)
+    return SymbolicTensor(filled.clone(), x.table, x.dtype)

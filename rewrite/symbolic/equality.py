@@ -18,7 +18,7 @@ from rewrite.symbolic.table import MERGE_LIMIT, POINTS, Term, differs
 from rewrite.symbolic.tensor import SymbolicTensor, lift
 from rewrite.symbolic.vanishing import vanishes
 
-LIMIT = 20_000
+LIMIT = 5_000
 Status = Literal["proved", "refuted", "undecided"]
 
 

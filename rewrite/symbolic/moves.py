@@ -23,7 +23,6 @@ MOVES = {
 # They look at shape and type of an operand only: what they yield is an ordinary tensor.
 SHAPES = {
     aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
-    aten.new_empty, aten.empty_like, aten.sym_size, aten.sym_numel, aten.sym_stride, aten.size,
-    aten.is_same_size, aten.new_empty_strided, aten.rand_like, aten.randn_like, aten.numel,
+    aten.sym_size, aten.sym_numel, aten.sym_stride, aten.size, aten.is_same_size, aten.numel,
     aten.sym_storage_offset, aten.is_contiguous, aten.stride, aten.dim,
 }

@@ -38,6 +38,8 @@ def apply(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     if func in RULES:
         return RULES[func](*args, **kwargs)
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        raise ProofError(f"{func} is random, so it is equal to nothing; call .eval() on the module")
     if func.overloadpacket in SHAPES:
         return func(*_stand_ins(args), **_stand_ins(kwargs))
     table = table_of(args, kwargs)
@@ -67,7 +69,25 @@ def _decompositions() -> dict[Any, Any]:
     return dict(core_aten_decompositions())
 
 
+def _named(func: Any, args: Any, kwargs: Any) -> str:
+    """The operator with its options: `gelu[approximate=tanh]`."""
+    given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    options = []
+    for argument in func._schema.arguments:
+        value, default = given.get(argument.name, argument.default_value), argument.default_value
+        if isinstance(value, Tensor):
+            options += [f"{argument.name}=_"] if argument.has_default_value() else []
+        elif not argument.has_default_value() or value != default:
+            options.append(f"{argument.name}={value}")
+    name = func._schema.name.split("::")[1]
+    return f"{name}[{', '.join(options)}]" if options else name
+
+
 def _moved(func: Any, args: Any, kwargs: Any, table: Table) -> Any:
+    adds = func.overloadpacket is aten.index_put and (kwargs.get("accumulate") or True in args[3:])
+    if adds or "reduce" in func._overloadname:
+        raise ProofError(f"{func} combines entries at places given by indices, which has no rule; "
+                         "add whole tensors")
     dtype = next(x.dtype for x in tree_flatten((args, kwargs))[0] if isinstance(x, SymbolicTensor))
     kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "layout", "pin_memory")}
     found = func(*indices(args, table), **indices(kwargs, table))
@@ -114,7 +134,6 @@ def _uninterpreted(func: Any, args: Any, kwargs: Any, table: Table) -> Any:
     flat, spec = tree_flatten((args, kwargs))
     places = [i for i, x in enumerate(flat) if isinstance(x, Tensor)]
     held = torch.broadcast_tensors(*(lift(table, flat[i]).ids for i in places))
-    options = [str(x) for i, x in enumerate(flat) if i not in places and x is not None]
     for i, row in zip(places, held, strict=True):
         flat[i] = SymbolicTensor(row, table).samples
     sampled_args, sampled_kwargs = tree_unflatten(flat, spec)
@@ -122,7 +141,7 @@ def _uninterpreted(func: Any, args: Any, kwargs: Any, table: Table) -> Any:
     if not isinstance(values, Tensor) or not values.is_floating_point():
         raise ProofError(f"{func} asks for the values of symbolic entries, which have none: "
                          "masks and choices must not depend on floating inputs")
-    name = func._schema.name.split("::")[1] + (f"[{', '.join(options)}]" if options else "")
+    name = _named(func, args, kwargs)
     entries = zip(*(row.flatten().tolist() for row in held), strict=True)
     found = values.reshape(-1, values.shape[-1]).tolist()
     terms = [table.call(name, [table.terms[i] for i in ids], sample)

@@ -81,6 +81,12 @@ def prove(rule: Provable, **letters: int) -> Proof:
     entries (see `equal`); `letters` change sizes, such as `b=2`.
 
     Raises `ProofError` if the rule has no examples or does not fire on one.
+
+    >>> from rewrite.rules.declare import rule
+    >>> bool(prove(rule("twice", "x + x = 2 * x", examples="x: b s d")))
+    True
+    >>> bool(prove(rule("wrong", "gelu(a + b) = gelu(a) + gelu(b)", examples="a: s d, b: s d")))
+    False
     """
     if not rule.examples:
         raise ProofError(f"{rule.name} has no example to prove it on: give the shapes of its "

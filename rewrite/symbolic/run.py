@@ -28,8 +28,9 @@ class Space:
 
     def __init__(self, table: Table | None = None) -> None:
         self.table = table or Table()
-        self._held: dict[str, list[tuple[Tensor, SymbolicTensor]]] = {}
+        self._held: dict[str, list[tuple[Tensor | None, SymbolicTensor]]] = {}
         self._own: dict[int, SymbolicTensor] = {}
+        self._inputs: dict[tuple[str, tuple[int, ...]], SymbolicTensor] = {}
 
     def parameter(self, name: str, tensor: Tensor) -> SymbolicTensor:
         """The variables of a parameter."""
@@ -37,28 +38,36 @@ class Space:
             others = self._held.setdefault(name, [])
             found = next((made for other, made in others if _same(other, tensor)), None)
             if found is None:
-                mark = "'" * len(others)
-                found = symbols(self.table, name + mark, tensor.shape, tensor.dtype)
+                found = self._fresh(name, tensor.shape, tensor.dtype)
             others.append((tensor, found))  # holding the tensor keeps its id from being reused
             self._own[id(tensor)] = found
         return self._own[id(tensor)]
+
+    def _fresh(
+        self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float64
+    ) -> SymbolicTensor:
+        mark = "'" * len({id(made) for _, made in self._held.get(name, ())})
+        return symbols(self.table, name + mark, shape, dtype)
 
     def input(self, name: str, given: Given, concrete: bool = False) -> Tensor:
         """Variables, of the shape of what is given; whole numbers and masks stay what they are."""
         if isinstance(given, SymbolicTensor):
             return given
-        if not isinstance(given, Tensor):
-            return symbols(self.table, name, given)
-        if not given.is_floating_point():
+        if isinstance(given, Tensor) and not given.is_floating_point():
             return given
-        if concrete:
+        if isinstance(given, Tensor) and concrete:
             return lift(self.table, given)
-        return symbols(self.table, name, given.shape, given.dtype)
+        shape = tuple(given.shape) if isinstance(given, Tensor) else tuple(given)
+        if (name, shape) not in self._inputs:
+            dtype = given.dtype if isinstance(given, Tensor) else torch.float64
+            made = self._inputs[name, shape] = self._fresh(name, shape, dtype)
+            self._held.setdefault(name, []).append((None, made))
+        return self._inputs[name, shape]
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and not a.is_meta and not b.is_meta and (
-        torch.equal(a, b))
+def _same(a: Tensor | None, b: Tensor) -> bool:
+    return a is not None and a.shape == b.shape and a.dtype == b.dtype and not (
+        a.is_meta or b.is_meta) and torch.equal(a, b)
 
 
 def run(

@@ -20,7 +20,7 @@ from rewrite.errors import ProofError
 from rewrite.symbolic.exact import Exact, primes, simple
 from rewrite.symbolic.vanishing import vanishes
 
-POINTS = 4  # at the first one all symbols are positive, so that roots and logarithms exist
+POINTS = 4  # all symbols are positive at the first, so that roots exist, negative at the second
 MERGE_LIMIT = 400  # monomials that a comparison may reach while terms are being made
 Kind = Literal["number", "infinity", "symbol", "sum", "product", "call"]
 Parts = tuple[tuple["Term", Exact], ...]
@@ -78,12 +78,13 @@ class Table:
             return self.number(number)
         return self.multiply([(self.number(number), 1), (self.root(self.number(root)), 1)])
 
-    def symbol(self, name: str) -> Term:
-        """A free variable; equal names are one variable."""
-        draw = random.Random(name)
-        positive, *others = (draw.randint(200, 1200) / 1000 for _ in range(POINTS))
-        values = (positive, *(draw.choice((-1, 1)) * value for value in others))
-        return self._make(("s", name), "symbol", name, (), 0, values)
+    def symbol(self, name: str, place: tuple[int, ...] = ()) -> Term:
+        """A free variable, an entry of what is called `name`; equal ones are one variable."""
+        draw = random.Random(repr((name, place)))
+        signs = (1, -1, *(draw.choice((-1, 1)) for _ in range(POINTS - 2)))
+        values = tuple(sign * draw.randint(200, 1200) / 1000 for sign in signs)
+        shown = "_".join(map(str, (name, *place)))
+        return self._make(("s", name, place), "symbol", shown, (), 0, values)
 
     def add(self, parts: Iterable[tuple[Term, Exact]]) -> Term:
         """The sum of terms with coefficients."""

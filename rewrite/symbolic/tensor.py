@@ -118,7 +118,7 @@ def symbols(
 ) -> SymbolicTensor:
     """A tensor of free variables `name_0_1`."""
     places = product(*map(range, shape))
-    terms = [table.symbol("_".join(map(str, (name, *place)))) for place in places]
+    terms = [table.symbol(name, place) for place in places]
     return wrapped(table, terms, shape, dtype)
 
 

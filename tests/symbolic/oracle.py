@@ -16,12 +16,12 @@ FUNCTIONS = {
     "exp": math.exp, "tanh": math.tanh, "sin": math.sin, "cos": math.cos, "log": math.log,
     "erf": math.erf, "Abs": abs, "Max": max, "Min": min, "relu": lambda x: max(x, 0.0),
     "gelu": lambda x: x / 2 * (1 + math.erf(x / math.sqrt(2))),
-    "gelu[tanh]": lambda x: x / 2 * (
+    "gelu[approximate=tanh]": lambda x: x / 2 * (
         1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))),
-    "clamp[-0.5, 0.5]": lambda x: min(max(x, -0.5), 0.5),
+    "clamp[min=-0.5, max=0.5]": lambda x: min(max(x, -0.5), 0.5),
     "maximum": max, "minimum": min, "softplus": lambda x: math.log1p(math.exp(x)),
-    "leaky_relu[0.1]": lambda x: x if x > 0 else 0.1 * x,
-    "pow": lambda x, y: x ** y, "hardtanh[-1, 1]": lambda x: min(max(x, -1.0), 1.0),
+    "leaky_relu[negative_slope=0.1]": lambda x: x if x > 0 else 0.1 * x,
+    "pow": lambda x, y: x ** y,
 }
 
 
