@@ -177,7 +177,7 @@ def split_ports(site: Site) -> fx.Node | Miss:
         for node in sorted(cone, key=flow.order.__getitem__):
             if node in common or any(o in copies for o in node.all_input_nodes):
                 copies[node] = site.again(node, lambda o, known=copies: known.get(o, o))
-        made.append(copies.get(operand, operand))
+        made.append(copies.get(operand) or operand)
     return _with_ports(site, made)
 
 

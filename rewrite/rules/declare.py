@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc, getsource
+from textwrap import dedent
 from typing import Any
 
 from torch import fx
@@ -58,6 +61,8 @@ class Rule:
     examples: tuple[Example, ...] = ()
     refuses: tuple[Example, ...] = ()
     doc: str = ""
+    lines: int = 1  # of the function; an equation is one line
+    alternatives: tuple[Rule, ...] = ()  # one rule for each of several equations
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.equation}"
@@ -128,12 +133,14 @@ def rule(
     given = [examples] if isinstance(examples, str) else examples
     never = [refuses] if isinstance(refuses, str) else refuses
     lefts = [left for left, _ in sides]
+    alone = () if len(equations) == 1 else tuple(
+        rule(name, equation, where=where, let=let, once=once) for equation in equations)
     return Rule(
         name, "; ".join(equations), apply,
         frozenset(t for left in lefts for t in operators(left.name)), once,
         max(depth(left) for left in lefts),
         tuple(_example(e, lefts, i) for i, e in enumerate(given)),
-        tuple(_example(e, lefts, 0) for e in never), doc,
+        tuple(_example(e, lefts, 0) for e in never), doc, alternatives=alone,
     )
 
 
@@ -149,9 +156,22 @@ def rule_on(
     def made(function: Callable[[Site], Answer]) -> Rule:
         return Rule(name, equation, function, frozenset(targets) or None, once, depth,
                     tuple(_example(e) for e in examples), tuple(_example(e) for e in refuses),
-                    (function.__doc__ or "").strip())
+                    cleandoc(function.__doc__ or ""), _lines(function))
 
     return made
+
+
+def equations(of: Rule) -> list[Rule]:
+    """A rule of several equations as rules of one; a function on a site as it is."""
+    return list(of.alternatives) or [of]
+
+
+def _lines(function: Callable[[Site], Answer]) -> int:
+    """Lines of a function, without decorators and documentation."""
+    (tree,) = ast.parse(dedent(getsource(function))).body
+    assert isinstance(tree, ast.FunctionDef)
+    body = tree.body[1:] if ast.get_docstring(tree) else tree.body
+    return 1 + (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
 def _sides(name: str, equation: str, known: set[str]) -> tuple[Call, Any]:

@@ -7,7 +7,7 @@ is empty all nodes are looked at once more, so that the result is a fixpoint.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,27 +16,31 @@ from torch import fx
 
 from rewrite.errors import RuleError
 from rewrite.ir.graph import Graph
+from rewrite.ir.match import Match
+from rewrite.ir.spec import check
 from rewrite.ir.surgery import copy_module
 from rewrite.rules.declare import Rule
 from rewrite.rules.site import Site, alike, described
 from rewrite.rules.trail import Step, Trail, shown
 
-Matcher = Callable[[fx.Node], Any]
+At = Match | str | Callable[[fx.Node], Any] | None
 LIMIT = 1000
 
 
 def rewrite(
-    graph: Graph, rules: Rule | Iterable[Rule], at: Matcher | None = None, *,
+    graph: Graph, rules: Rule | Iterable[Rule], at: At = None, *,
     limit: int = LIMIT, steps: int | None = None,
 ) -> Graph:
     """The graph after rules have been applied to it as often as they fire.
 
-    `at` restricts them to nodes that it accepts, and to what is made of those.  `steps` stops
-    after so many steps.  The result's `trail` tells what was done.
+    `at` restricts them to some nodes, and to what is made of those: a name, a glob, a matcher
+    of `rw.match`, or a function of a node.  `steps` stops after so many steps.  The result's
+    `trail` tells what was done.
 
-    Raises `RuleError` if one value is rewritten more than `limit` times (rules that undo each
-    other, or that apply to their own result), or if a rule's result has another shape or type
-    than what it replaces.
+    Raises `RuleError` if more than `limit` steps follow on each other's results (rules that undo
+    each other, or that fire on what they have made), or if a rule's result has another shape or
+    type than what it replaces; `MatchError` if `at` accepts no node; `SpecError` if a rule
+    leaves an illegal graph.
 
     >>> from rewrite.rules import open_attention
     >>> opened = rewrite(parts.graph, open_attention)
@@ -48,20 +52,33 @@ def rewrite(
         raise RuleError(f"rules are made with rw.rule(name, equation), found "
                         f"{type(wrong[0]).__name__}")
     module = copy_module(graph.module)
-    driver = _Driver(module, table, at, limit, steps)
+    allowed = _allowed(replace(graph, module=module), at)
+    driver = _Driver(module, table, allowed, limit, steps)
     driver.run()
     module.graph.lint()
     module.recompile()
+    made = {name for step in driver.steps for name in step.made}
+    check(module, "rewritten", deep=True, new=made)
     trail = Trail(graph, tuple(table), at, limit, tuple(driver.steps))
     return replace(graph, module=module, trail=trail,
                    certificate=graph.certificate if not driver.steps else None)
 
 
+def _allowed(graph: Graph, at: At) -> set[fx.Node]:
+    nodes = graph.module.graph.nodes
+    if at is None:
+        return set(nodes)
+    if callable(at):
+        return {node for node in nodes if at(node)}
+    names = set(graph.expect(at))
+    return {node for node in nodes if node.name in names}
+
+
 class _Driver:
-    """`slot[node]` is the value that a node stands for: all that replaces it keeps its slot."""
+    """`age[node]` counts the steps that made a node out of what was there at first."""
 
     def __init__(
-        self, module: fx.GraphModule, rules: Sequence[Rule], at: Matcher | None, limit: int,
+        self, module: fx.GraphModule, rules: Sequence[Rule], allowed: set[fx.Node], limit: int,
         steps: int | None,
     ) -> None:
         self.module, self.limit, self.most = module, limit, steps
@@ -72,10 +89,9 @@ class _Driver:
                 self.by_target.setdefault(target, []).append(rule)
         self.order = {rule: i for i, rule in enumerate(rules)}
         self.far = max((rule.depth for rule in rules), default=1)
-        self.allowed = {n for n in module.graph.nodes if at is None or at(n)}
-        self.slot: dict[fx.Node, str] = {n: n.name for n in module.graph.nodes}
+        self.allowed = allowed
+        self.age: dict[fx.Node, int] = {}
         self.done: dict[fx.Node, frozenset[str]] = {}
-        self.counts: Counter[str] = Counter()
         self.steps: list[Step] = []
 
     def run(self) -> None:
@@ -120,25 +136,24 @@ class _Driver:
                 f"{rule.name} replaces {name!r} ({described(node)}) by {shown(result)} "
                 f"({described(result)}); both sides of a rule must have one shape and type: add "
                 "a guard (where=...), or a cast or view on the right")
-        slot = self.slot[node]
-        self.counts[slot] += 1
-        if self.counts[slot] > self.limit:
+        age = self.age.get(node, 0) + 1
+        if age > self.limit:
             recent = ", ".join(dict.fromkeys(s.rule for s in self.steps[-6:]))
             raise RuleError(
-                f"{rule.name} rewrites {slot!r} for the {self.counts[slot]:,}th time (last rules: "
-                f"{recent}): rules that undo each other or fire on their own result never end; "
-                "add a guard, mark the rule once=True, or raise limit=")
+                f"{rule.name} rewrites {name!r}, which {self.limit:,} steps have made out of each "
+                f"other (last rules: {recent}): rules that undo each other or fire on their own "
+                "result never end; add a guard, mark the rule once=True, or raise limit=")
         before = shown(node, doomed(node))
         after = shown(result, set(site.made))
         users = list(node.users)
         node.replace_all_uses_with(result)
         removed = self._bury(node)
-        kept = [made for made in site.made if not made._erased and self._used(made, result)]
+        kept = [made for made in reversed(site.made) if self._used(made, result)][::-1]
         if result in kept:  # the value keeps its name
             result.name = _free(self.module.graph, name, result)
         history = self.done.get(node, frozenset()) | {rule.name}
         for made in kept:
-            self.slot[made] = slot
+            self.age[made] = age
             self.done[made] = history
             self.allowed.add(made)
             made.meta["provenance"] = (*node.meta.get("provenance", ()), (rule.name, name))
@@ -147,9 +162,9 @@ class _Driver:
         return [*kept, *self._readers([result, *users])]
 
     def _used(self, made: fx.Node, result: fx.Node) -> bool:
-        if made.users or made is result:
-            return True
-        self.module.graph.erase_node(made)
+        if made._erased or made.users or made is result:
+            return not made._erased
+        self._bury(made)
         return False
 
     def _bury(self, node: fx.Node) -> list[str]:

@@ -28,7 +28,7 @@ def find_layers(flow: Flow, cores: Sequence[Core]) -> tuple[list[Attention], lis
     joined: dict[fx.Node, list[Core]] = {}
     for core in cores:
         reached = _first_products(flow, core.result)
-        if len(reached) == 1:
+        if len(reached) == 1 and reached[0].target in CONTRACTIONS:
             joined.setdefault(reached[0], []).append(core)
             continue
         if (layer := _side_by_side(flow, [core])) is not None:
@@ -53,14 +53,11 @@ def find_layers(flow: Flow, cores: Sequence[Core]) -> tuple[list[Attention], lis
 
 
 def _side_by_side(flow: Flow, cores: Sequence[Core]) -> Attention | None:
-    """A layer whose heads stand side by side in the last value that all their ways pass.
-
-    The first axes of that value are batch and position, as in all that is written.
-    """
+    """A layer whose heads stand side by side in the last value that all their ways pass."""
     values = _narrows(flow, [core.result for core in cores])
     for each in (1, 2):
         for node in reversed(values):
-            for axis in range(len(shape(node)) - 1, 1, -1):
+            for axis in range(len(shape(node)) - 1, 0, -1):
                 if (axes := _head_axes(flow, cores, node, axis, each)) is not None:
                     return Attention(axes, node, side_by_side=axis)
     return None
@@ -144,7 +141,7 @@ def _first_products(flow: Flow, node: fx.Node) -> list[fx.Node]:
         if user in seen or not flow.flows(user):
             continue
         seen.add(user)
-        if user.target in CONTRACTIONS and flow.contracts(user):
+        if flow.contracts(user):
             found.append(user)
         else:
             stack.extend(user.users)

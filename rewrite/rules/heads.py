@@ -181,6 +181,8 @@ def last_row(
 
     None if the query cannot be restricted to one position.
     """
+    if layer.side_by_side == 1:  # positions stand elsewhere
+        return None
     slicer = _slicer(owner, flow, leaves, layer, slots, heads, alike, {1: (-1,)})
     result = slicer.emit(layer.output, {1: (-1,)})
     return None if slicer.reads_whole or slicer.stuck else slicer.finish(result)

@@ -40,7 +40,8 @@ distribute_total = rule(
     "total(a, *c) @ W = a @ W + total(*c) @ W", "total(a, *c) * W = a * W + total(*c) * W",
     where=lambda m: bool(m.c) or Miss("there is one term"),
     examples=("linear(total(x, y, z), W, c) | x: b s d, y: b s d, z: b s d, W: e d, c: e",
-              "total(x, y, z) @ W | x: b s d, y: b s d, z: b s d, W: d e"),
+              "total(x, y, z) @ W | x: b s d, y: b s d, z: b s d, W: d e",
+              "total(x, y, z) * W | x: b s d, y: b s d, z: b s d, W: d"),
     refuses="linear(total(x), W) | x: b s d, W: e d",
 )
 collect = rule(
@@ -89,10 +90,11 @@ def residual_rewrite(by: str) -> Rule:
     """
 
     @rule_on(name="residual_rewrite", equation="a = b + (a - b)", once=True,
-             examples=("gelu(x) * y | y: b s d, x: b s d",) if by == "y" else ())
+             examples=("gelu(x) * y | y: b s d, x: b s d",) if by == "y" else (),
+             refuses=("gelu(x) | x: b s d, y: d",) if by == "y" else ())
     def apply(site: Site) -> fx.Node | Miss | None:
         if site.node.op != "call_function":
-            return None
+            return Miss("it is no operator")
         known = get(site.module.graph, by)
         if site.node is known or not known < site.node or not alike(known, site.node):
             return Miss(f"{by} does not come before it, or has another shape")

@@ -96,19 +96,24 @@ _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}
 
 
 def shown(value: Any, inside: set[fx.Node] | None = None) -> str:
-    """A node as an expression; nodes that are not `inside` by their names."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(shown(v, inside) for v in value)}]"
-    if not isinstance(value, fx.Node):
-        return str(value)
-    if value.op == "get_attr":
-        return str(value.target)
-    if value.op != "call_function" or (inside is not None and value not in inside):
-        return value.name
-    below = None if inside is None else inside - {value}
-    operands = [shown(v, below if inside is not None else set()) for v in value.args]
-    name = getattr(value.target, "_opname", None) or getattr(value.target, "__name__", "?")
-    if name in _SIGNS and len(operands) == 2 and not value.kwargs:
-        return f"({operands[0]} {_SIGNS[name]} {operands[1]})"
-    operands += [f"{key}={shown(v, below)}" for key, v in value.kwargs.items()]
-    return f"{name}({', '.join(operands)})"
+    """A node as an expression of nodes; those `inside` are spelt out, each where it comes first."""
+    left = {value} if inside is None else set(inside)
+
+    def of(value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(of, value))}]"
+        if not isinstance(value, fx.Node):
+            return str(value)
+        if value.op == "get_attr":
+            return str(value.target)
+        if value.op != "call_function" or value not in left:
+            return value.name
+        left.discard(value)
+        operands = [of(v) for v in value.args]
+        name = getattr(value.target, "_opname", None) or getattr(value.target, "__name__", "?")
+        if name in _SIGNS and len(operands) == 2 and not value.kwargs:
+            return f"({operands[0]} {_SIGNS[name]} {operands[1]})"
+        operands += [f"{key}={of(v)}" for key, v in value.kwargs.items()]
+        return f"{name}({', '.join(operands)})"
+
+    return of(value)
