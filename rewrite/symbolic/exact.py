@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-import torch
-
 Exact = int | Fraction
-LOWEST = {torch.finfo(t).min for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
 def simple(value: float) -> tuple[Exact, int]:
@@ -16,7 +13,7 @@ def simple(value: float) -> tuple[Exact, int]:
 
     0.1 is 1/10, 0.3333333333333333 is 1/3, 0.7071067811865476 is sqrt(2)/2; what is none of
     these is the decimal number that is printed.  Only so can a scale that is written as a
-    float be equal to one that is computed.
+    float be equal to one that is computed (roots are allowed the rounding of one operation).
 
     >>> simple(0.1), simple(1 / 3), simple(0.5 ** 0.5)
     ((Fraction(1, 10), 1), (Fraction(1, 3), 1), (Fraction(1, 2), 2))

@@ -41,7 +41,7 @@ class Space:
                 found = self._fresh(name, tensor.shape, tensor.dtype)
             others.append((tensor, found))  # holding the tensor keeps its id from being reused
             self._own[id(tensor)] = found
-        return self._own[id(tensor)]
+        return _copy(self._own[id(tensor)])
 
     def _fresh(
         self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float64
@@ -62,7 +62,12 @@ class Space:
             dtype = given.dtype if isinstance(given, Tensor) else torch.float64
             made = self._inputs[name, shape] = self._fresh(name, shape, dtype)
             self._held.setdefault(name, []).append((None, made))
-        return self._inputs[name, shape]
+        return _copy(self._inputs[name, shape])
+
+
+def _copy(x: SymbolicTensor) -> SymbolicTensor:
+    """What one side writes into its inputs is not seen by the other."""
+    return SymbolicTensor(x.ids.clone(), x.table, x.dtype)
 
 
 def _same(a: Tensor | None, b: Tensor) -> bool:
@@ -116,7 +121,8 @@ def _called(
         held |= dict(module.named_buffers(remove_duplicate=False))
     symbolic: dict[str, Tensor] = {
         name: space.parameter(name, x) for name, x in held.items() if x.is_floating_point()}
-    return torch.func.functional_call(module, symbolic, tuple(args), dict(kwargs), strict=False)
+    return torch.func.functional_call(  # every name of a tied parameter is given
+        module, symbolic, tuple(args), dict(kwargs), tie_weights=False)
 
 
 def given_for(

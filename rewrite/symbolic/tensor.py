@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from rewrite.errors import ProofError
 from rewrite.symbolic.table import Table, Term
 
+# Masks write the lowest number of a type for -inf: a score that is added to it is rounded away.
+LOWEST = torch.finfo(torch.bfloat16).min
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
 CALLS: dict[Any, Rule] = {}  # functions that are met before torch takes them apart
@@ -145,14 +147,11 @@ def lift(table: Table, values: Tensor | float) -> SymbolicTensor:
 def _read(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (bool, int)):
         return int(value)
-    if value <= LOWEST_READ:  # what masks write for -inf: a score added to it is rounded away
+    if value <= LOWEST or value <= torch.finfo(dtype).min:
         return float("-inf")
     if dtype == torch.float32:
         return float(str(torch.tensor(value, dtype=dtype).numpy()))
     return value
-
-
-LOWEST_READ = torch.finfo(torch.float32).min
 
 
 def table_of(*values: Any) -> Table:

@@ -233,8 +233,14 @@ def test_whole_numbers_and_named_floats_stay() -> None:
     assert "scale_0" in str(run(lambda x, ids, scale: x[ids] * scale, given).expressions)
 
 
-def test_masks_of_the_lowest_number_hide() -> None:
-    lowest = torch.tensor([0.0, torch.finfo(torch.float32).min])
+def test_what_one_side_writes_is_not_seen_by_the_other() -> None:
+    assert equal(lambda x: x.mul_(2), lambda x: x + x, {"x": (2,)})
+    assert not equal(lambda x: x.mul_(2), lambda x: x, {"x": (2,)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_masks_of_the_lowest_number_hide(dtype: torch.dtype) -> None:
+    lowest = torch.tensor([0.0, torch.finfo(dtype).min], dtype=dtype)
     made = run(lambda x: torch.softmax(x + lowest, -1), {"x": (2,)})
     assert str(made.expressions) == "[1, 0]"
 
