@@ -131,6 +131,17 @@ class Beside(Apart):
         return x + self.o(torch.cat([self.joined(x), near], -1))
 
 
+class Convolved(Apart):
+    """The output projection is a convolution of width 1, over channels before positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.o = nn.Conv1d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.o(self.joined(x).transpose(1, 2)).transpose(1, 2)
+
+
 class Differential(Apart):
     """One head that is the difference of two patterns, normalised."""
 
@@ -212,16 +223,18 @@ def test_heads_side_by_side(kind: Callable[[], Layer]) -> None:
         assert torch.allclose(found, wanted, atol=1e-12) and body.stuck == ()
 
 
-@pytest.mark.parametrize("kind", [Normed, Beside])
-def test_patching_heads_side_by_side(kind: Callable[[], Layer]) -> None:
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", [Normed, Beside, Convolved])
+def test_patching_heads_side_by_side(kind: Callable[[], Layer], last: bool) -> None:
     """A head of another run is its features of that run, whatever all heads enter together."""
     model, parts = made(kind)
     clean, corrupt = torch.randn(2, 2, 5, 8, dtype=torch.float64)
-    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h1"}))
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h1"}), last=last)
     found = exp(clean={"x": clean}, corrupt={"x": corrupt})
     z = torch.cat([model.joined(corrupt)[:, :, :4], model.joined(clean)[:, :, 4:]], -1)
     model.joined = lambda x: z
-    assert torch.allclose(found, model(corrupt), atol=1e-12)
+    wanted = model(corrupt)
+    assert torch.allclose(found, wanted[:, -1:] if last else wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Folded, FoldedFused])
