@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from rewrite.errors import FileError
 from rewrite.files.disk import read
 from rewrite.files.experiment import read_experiment
+from rewrite.files.graphs import load_graph
 from rewrite.measure import Pairs, Result
 from rewrite.parts import Components
 from rewrite.run import Sweep
@@ -18,10 +18,11 @@ from rewrite.trace import trace
 
 
 def load(path: str | Path, parts: Components | None = None) -> Any:
-    """Read a hypothesis (list if several), a result, sweep, pairs, or an exported module.
+    """Read a hypothesis (list if several), a result, sweep, pairs, or a graph.
 
     A hypothesis is about a component graph: give `parts`, or the model that the file names
-    is traced.  Raises `FileError` for a file that `save` did not write.
+    is traced.  A .pt2 file that torch.export.save wrote is a module.  Raises `FileError` for
+    other files.
 
     >>> rw.load("hypothesis.xlsx")
     Traceback (most recent call last):
@@ -30,7 +31,7 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     """
     path = Path(path)
     if path.suffix == ".pt2":
-        return _load_module(path)
+        return load_graph(path)
     if path.suffix == ".toml":
         experiment = read_experiment(path)
         if parts is None and experiment.model is None:
@@ -50,10 +51,3 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     if kind == "sweep":
         return Sweep(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"])
     raise FileError(f"{path} is JSON, but no result, sweep or pairs: its kind is {kind!r}")
-
-
-def _load_module(path: Path) -> torch.nn.Module:
-    try:
-        return torch.export.load(path).module()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as an exported module: {error}") from error

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files.disk import write_json
 from rewrite.files.experiment import write_experiment
+from rewrite.files.graphs import save_graph
 from rewrite.ir.graph import Graph
 from rewrite.measure import Metric, Pairs, Result
 from rewrite.run import Sweep
@@ -42,7 +41,8 @@ def save(
             write_json(path.parent / name, pairs.to_dict())
         return write_experiment(path, things, name, metric)
     if isinstance(thing, Graph):
-        return _save_graph(thing, path)
+        _suffix(path, ".pt2", "a graph")
+        return save_graph(thing, path)
     for kind, label in ((Result, "result"), (Sweep, "sweep"), (Pairs, "pairs")):
         if isinstance(thing, kind):
             _suffix(path, ".json", f"a {label}")
@@ -52,29 +52,6 @@ def save(
         return write_json(path, {"kind": "results", "results": [r.to_dict() for r in things]})
     raise FileError(f"cannot save a {type(thing).__name__}: save takes a hypothesis, a result, "
                     "a sweep, pairs, or a graph")
-
-
-def _save_graph(graph: Graph, path: Path) -> Path:
-    """The module by torch.export, so that `torch.export.load` reads it without this package."""
-    _suffix(path, ".pt2", "a graph")
-    sizes = {"batch": 3, "seq": 11}
-    inputs, shapes = [], []
-    for spec in graph.inputs:
-        named = [sizes.get(str(dim).rpartition(".")[2], 5) if isinstance(dim, str) else dim
-                 for dim in spec.shape]
-        floats = spec.dtype.is_floating_point
-        inputs.append(torch.randn(named, dtype=spec.dtype) if floats
-                      else torch.ones(named, dtype=spec.dtype))
-        shapes.append({axis: torch.export.Dim.DYNAMIC
-                       for axis, dim in enumerate(spec.shape) if isinstance(dim, str)})
-    with torch.no_grad():
-        program = torch.export.export(graph.module, tuple(inputs), dynamic_shapes=tuple(shapes),
-                                      strict=False)
-    try:
-        torch.export.save(program, path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
-    return path
 
 
 def _suffix(path: Path, wanted: str, what: str) -> None:

@@ -47,6 +47,9 @@ def ablate(
                 at = at if isinstance(at, tuple) else (at,)
                 new = edit.call(put_at, (node, new, at), node)
         edit.fits(new, node)
+        if value is not None and at is None and node.op != "placeholder":
+            edit.takes_place(new, node)
+            continue
         for reader in readers:
             reader.replace_input_with(node, new)
     return edit.done()

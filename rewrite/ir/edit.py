@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from rewrite.errors import SurgeryError, UnknownName, near
+from rewrite.errors import SurgeryError, UnknownName
 from rewrite.ir import find
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.selection import Match
@@ -240,7 +240,9 @@ class Edit:
             return new
         shape = [self._size(size, like) if have == 1 else have
                  for have, size in zip(sizes, known.shape, strict=True)]
-        return self.call(aten.expand.default, (new, shape), like)
+        filled = self.call(aten.expand.default, (new, shape), like)
+        filled.meta["val"] = known
+        return filled
 
     def _axes(self) -> dict[Any, tuple[fx.Node, int]]:
         """Input and axis that a varying size is read from."""
@@ -335,11 +337,6 @@ def in_order(graph: fx.Graph) -> None:
         if at.next is not node:
             at.append(node)
         at = node
-
-
-def unknown(asked: str, names: Iterable[str], what: str) -> SurgeryError:
-    """An error about a name that is none of the known ones."""
-    return SurgeryError(f"{what} {asked!r}; {near(asked, names)}")
 
 
 def _called(node: fx.Node, module: torch.nn.Module) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from rewrite.errors import TraceError
+from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.graph import InputSpec, unmet
 from rewrite.trace.cleanup import clean
 from rewrite.trace.flat import Flat
@@ -155,7 +156,9 @@ def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
             copied.meta["module"] = _module_path(node)
         values[node] = copied
     graph.lint()
-    return fx.GraphModule(tensors, graph, class_name=type(flat.model).__name__)
+    module = fx.GraphModule(tensors, graph, class_name=type(flat.model).__name__)
+    leave_out(module, transient(flat.model))
+    return module
 
 
 def _module_path(node: fx.Node) -> str:

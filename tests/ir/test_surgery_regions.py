@@ -59,19 +59,16 @@ def test_substitute_the_attention_of_named_inputs() -> None:
     handle = at.model.transformer.h[0].attn.register_forward_hook(
         lambda module, args, kwargs, out: (edited.module.instead(args[0]), out[1]),
         with_kwargs=True)
-    try:
-        assert torch.equal(edited(input_ids=IDS).logits, logits(at.model, input_ids=IDS))
-    except IndexError:
-        pytest.fail("the hook does not fit the module")
-    finally:
-        handle.remove()
+    wanted = logits(at.model, input_ids=IDS)
+    handle.remove()
+    assert torch.equal(edited(input_ids=IDS).logits, wanted)
 
 
 @pytest.mark.parametrize(("path", "message"), [
-    ("transformer.h", r"transformer.h: Linear|cannot be called|reads"),
-    ("transformer.h.7", r"module\('transformer.h.7'\) selects 0 nodes.*did you mean"),
-    ("transformer.h.0.attn.c_attn", "is to stand for it|cannot be called"),
-    ("transformer.wte", "cannot be called on"),
+    ("transformer.h.7", r"module\('transformer.h.7'\) selects 0 nodes.*did you mean transformer.h"),
+    ("transformer.h.0.attn.c_attn", r"view_2' is float32 \[batch, seq, 96\].*\[batch, seq, 5\]; "
+                                    r".*c_attn reads layer_norm: .* by reads="),
+    ("transformer.wte", r"Linear cannot be called on \(view: int64 \[batch, seq\]\)"),
 ])
 def test_what_cannot_be_substituted(path: str, message: str) -> None:
     with pytest.raises((SurgeryError, MatchError), match=message):
@@ -98,7 +95,7 @@ def test_regions_with_several_outputs_or_weights_in_use() -> None:
     graph = rw.trace(Outer().eval(), inputs={"x": torch.ones(4, 3)})
     with pytest.raises(SurgeryError, match=r"two writes 2 values, .*: add \(for mul_1\), mul"):
         graph.substitute("two", nn.Linear(3, 3))
-    with pytest.raises(SurgeryError, match="uses a module or weight called 'tied'.*name="):
+    with pytest.raises(SurgeryError, match=r"uses a module or weight called 'tied'.*name="):
         graph.substitute("tied", nn.Linear(3, 3))
     new = nn.Linear(3, 3)
     x = torch.randn(2, 3)
@@ -128,23 +125,24 @@ def test_graft_of_a_head_and_of_a_weight() -> None:
         for parameter in other.parameters():
             parameter.mul_(0.7)
     at, theirs = traced("gpt2"), rw.trace(other)
-    grafted = at.parts.as_graph().graft(theirs.components().as_graph(), "a1.h2")
+    donor = theirs.components().as_graph()
+    grafted = at.parts.as_graph().graft(donor, "a1.h2")
+    inside = {"resid2": torch.randn(3, 6, 32), "input_ids": IDS}
+    heads = [graph.extract(["resid2"], "a1.h2")(**inside)
+             for graph in (grafted, donor, at.parts.as_graph())]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    for name in ("a1.h1", "m1", "logits"):
+        assert _same_weights(grafted, at.parts.as_graph(), name)
     model = tiny("gpt2")
-    mine, its = model.transformer.h[1], other.transformer.h[1]
-    with torch.no_grad():  # the head's rows and columns of the projections, and its own norm
-        for block in (mine,):
-            assert torch.equal(block.ln_1.weight * 0.7, its.ln_1.weight)
-    names = [n.name for n in grafted.get("a1.h2").args[:3]]
-    assert names == ["resid2"] * 3
-    alone = grafted.extract(["resid2"], "a1.h2")
-    wanted = theirs.components().as_graph().extract(["resid2"], "a1.h2")
-    stream = torch.randn(2, 5, 32)
-    rest = {s.name: torch.zeros(2, 1, 5, 5, dtype=s.dtype) + 1 for s in alone.inputs[1:]}
-    if not rest:
-        assert torch.equal(alone(resid2=stream), wanted(resid2=stream))
     weight = at.graph.graft(theirs, "transformer_ln_f_weight")
     model.transformer.ln_f.weight = other.transformer.ln_f.weight
     assert torch.equal(weight(input_ids=IDS).logits, logits(model, input_ids=IDS))
+
+
+def _same_weights(one: rw.Graph, other: rw.Graph, name: str) -> bool:
+    bodies = [graph.module.get_submodule(str(graph.get(name).target)) for graph in (one, other)]
+    pairs = zip(*(body.state_dict().values() for body in bodies), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_graft_errors() -> None:
@@ -192,7 +190,7 @@ def test_inline_errors() -> None:
     at = traced("gpt2")
     with pytest.raises(SurgeryError, match="'resid1' is an operator already: only bodies"):
         at.parts.as_graph().inline("resid1")
-    with pytest.raises(SurgeryError, match="'m1' calls a Linear: .*rw.trace"):
+    with pytest.raises(SurgeryError, match=r"'m1' calls a Linear: .*rw.trace"):
         at.parts.as_graph().replace("m1", nn.Linear(32, 32)).inline("m1")
 
 

@@ -1,0 +1,209 @@
+"""Graphs as .pt2 files: what `torch.export.save` writes, and beside it what a `Graph` knows.
+
+`torch.export.load` reads such a file without this package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import FileError
+from rewrite.ir.buffers import leave_out, transient
+from rewrite.ir.graph import Certificate, Graph, InputSpec, OutputSpec, unmet
+from rewrite.ir.values import attribute
+from rewrite.trace.cleanup import clean
+
+EXTRA = "rewrite.json"
+LENGTHS = (11, 7, 5, 4, 3, 2)  # tried in turn, for conditions on sizes that the graph has
+# Packages whose classes a file may name without that they are loaded already.
+KNOWN = ("builtins", "collections", "torch", "transformers")
+
+
+def save_graph(graph: Graph, path: Path) -> Path:
+    """Export the module, with its interface as a note.  Raises `FileError` if it cannot be."""
+    if graph.weightless:
+        raise FileError(f"{graph.name} has no weights to save: give it some by "
+                        "graph.with_weights(model), and save the graph that it returns")
+    note = json.dumps(_note(graph), indent=1)
+    inputs = _examples(graph)
+    fixed = _fixed(graph)
+    shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(spec.shape)
+                    if isinstance(dim, str) and dim not in fixed} for spec in graph.inputs)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(graph.module, inputs, dynamic_shapes=shapes,
+                                          strict=False)
+    except Exception as error:  # of many kinds; what the user can change is the same for all
+        reason = str(error).strip().splitlines()[0]
+        raise FileError(f"{graph.name} cannot be exported: {reason}; functions that were put in "
+                        "must be made of tensor operators, without looking at values") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.export.save(program, path, extra_files={EXTRA: note})
+    except (OSError, RuntimeError) as error:
+        raise FileError(f"{path} cannot be written ({error}): choose a folder that you may write "
+                        "to") from error
+    return path
+
+
+def load_graph(path: Path) -> Graph | torch.nn.Module:
+    """What `save_graph` wrote; of a file without its note, the exported module."""
+    extra = {EXTRA: ""}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+    except (OSError, RuntimeError, ValueError, BadZipFile) as error:
+        raise FileError(f"{path} cannot be read as an exported module: {error}") from error
+    if not extra[EXTRA]:
+        return program.module()
+    note = json.loads(extra[EXTRA])
+    module = _plain(program.module(check_guards=False), note)
+    inputs = tuple(InputSpec(name, tuple(shape), getattr(torch, dtype))
+                   for name, shape, dtype in note["inputs"])
+    outputs = OutputSpec(tuple(note["outputs"]), partial(_build, _shell(note["returns"], path)))
+    measured = note["certificate"]
+    certificate = measured and Certificate(**measured | {
+        "shapes": tuple(measured["shapes"]),
+        "notes": (*measured["notes"], f"measured before it was saved as {path.name}")})
+    return Graph(module, inputs, outputs, note["name"], certificate, note["origin"],
+                 tuple(note["guards"]))
+
+
+def _note(graph: Graph) -> dict[str, Any]:
+    names = graph.outputs.names
+    # None of these tensors has entries; the model's own class is filled with them.
+    markers = {name: torch.empty(0) for name in names}
+    returned = graph.outputs(tuple(markers.values()))
+    return {
+        "name": graph.name, "origin": graph.origin, "guards": graph.guards,
+        "inputs": [(s.name, s.shape, str(s.dtype).removeprefix("torch.")) for s in graph.inputs],
+        "outputs": names,
+        "returns": _described(returned, {id(tensor): name for name, tensor in markers.items()}),
+        "certificate": asdict(graph.certificate) if graph.certificate else None,
+        "nodes": [(node.name, str(node.target), node.meta.get("module", ""))
+                  for node in graph.module.graph.nodes if node.op == "call_function"],
+    }
+
+
+def _described(value: Any, names: Mapping[int, str]) -> Any:
+    """The nesting of a return value, with its classes by name."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        return names[id(value)]
+    kind = type(value)
+    if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__":
+        raise FileError(f"the graph returns a {kind.__qualname__}, which is defined in "
+                        f"{kind.__module__} and cannot be found by name when the file is read: "
+                        "define it in a module")
+    label = f"{kind.__module__}:{kind.__qualname__}"
+    if isinstance(value, Mapping):
+        return {"class": label, "keys": {k: _described(v, names) for k, v in value.items()}}
+    if is_dataclass(value):
+        return {"class": label,
+                "keys": {f.name: _described(getattr(value, f.name), names) for f in fields(value)}}
+    return {"class": label, "items": [_described(item, names) for item in value]}
+
+
+def _shell(described: Any, path: Path) -> Any:
+    """The same with the classes themselves, so that what is missing is told on loading."""
+    if not isinstance(described, dict):
+        return described
+    place, _, name = described["class"].partition(":")
+    if place not in sys.modules and place.partition(".")[0] not in KNOWN:
+        raise FileError(f"{path} returns a {name} of {place}: import {place} before it is loaded")
+    try:
+        kind = attribute(importlib.import_module(place), name)
+    except (ImportError, AttributeError) as error:
+        raise FileError(f"{path} returns a {name} of {place}, which cannot be found: "
+                        f"{error}") from error
+    if not (is_dataclass(kind) or issubclass(kind, (Mapping, tuple, list))):
+        raise FileError(f"{path} returns a {name}, which is no container")
+    if "keys" in described:
+        return kind, {key: _shell(item, path) for key, item in described["keys"].items()}
+    return kind, [_shell(item, path) for item in described["items"]]
+
+
+def _build(shell: Any, found: Mapping[str, Tensor]) -> Any:
+    if shell is None:
+        return None
+    if isinstance(shell, str):
+        return found[shell]
+    kind, inside = shell
+    rebuild: Any = kind
+    if isinstance(inside, dict):
+        made = {key: _build(item, found) for key, item in inside.items()}
+        return rebuild(**made) if is_dataclass(kind) else rebuild(made)
+    items = [_build(item, found) for item in inside]
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)
+
+
+def _examples(graph: Graph) -> tuple[Tensor, ...]:
+    """Inputs to export with, of sizes that the graph accepts."""
+    names = list(dict.fromkeys(dim for spec in graph.inputs for dim in spec.shape
+                               if isinstance(dim, str)))
+    wanted = _fixed(graph)
+    choices = [(wanted[name],) if name in wanted else LENGTHS for name in names]
+    every = sorted(itertools.product(*choices), key=lambda sizes: -len(set(sizes)))
+    for sizes in every:
+        known = dict(zip(names, sizes, strict=True))
+        shapes = {spec.name: [known[d] if isinstance(d, str) else d for d in spec.shape]
+                  for spec in graph.inputs}
+        empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        if unmet(graph.guards, empty) is None:
+            devices = {str(node.target): node.meta["val"].device for node in
+                       graph.module.graph.find_nodes(op="placeholder") if "val" in node.meta}
+            return tuple(torch.ones(shapes[spec.name], dtype=spec.dtype,
+                                    device=devices.get(spec.name)) for spec in graph.inputs)
+    raise FileError(f"no sizes were found at which {graph.name} can be exported: its conditions "
+                    f"are {', '.join(graph.guards)}")
+
+
+def _fixed(graph: Graph) -> dict[str, int]:
+    """Sizes that vary by their name, but that a condition fixes (since a value was frozen)."""
+    dims = {spec.name: spec.shape for spec in graph.inputs}
+    found = {}
+    for guard in graph.guards:
+        for name, axis, size in re.findall(r"^(\w+)\.shape\[(\d+)\] == (\d+)$", guard):
+            found[str(dims[name][int(axis)])] = int(size)
+    return found
+
+
+def _plain(exported: fx.GraphModule, note: Mapping[str, Any]) -> fx.GraphModule:
+    """A module without pytrees and hooks, with the names of inputs (and nodes) as saved."""
+    clean(exported.graph)
+    graph, values = fx.Graph(), dict[fx.Node, fx.Node]()
+    inputs = iter(note["inputs"])
+    calls = [node for node in exported.graph.nodes if node.op == "call_function"]
+    # Operators of the saved graph are found again one by one; bodies and functions are not.
+    same = [str(node.target) for node in calls] == [target for _, target, _ in note["nodes"]]
+    noted = dict(zip(calls, note["nodes"], strict=True)) if same else {}
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            made = graph.placeholder(next(inputs)[0])
+            made.meta = dict(node.meta)
+        elif node.op == "output":
+            made = graph.output(fx.map_arg(tuple(node.args[0]), values.__getitem__))
+        else:
+            made = graph.node_copy(node, values.__getitem__)
+        if node in noted:
+            made.name, _, made.meta["module"] = noted[node]
+        values[node] = made
+    used = {str(node.target): attribute(exported, str(node.target))
+            for node in graph.find_nodes(op="get_attr")}
+    module = fx.GraphModule(used, graph, class_name=note["name"])
+    leave_out(module, transient(exported))
+    module.graph.lint()
+    return module
