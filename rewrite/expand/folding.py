@@ -116,7 +116,7 @@ def _loop(equations: Sequence[Equation], shapes: Sequence[Shape], run: _Run) -> 
     block = range(run.start, run.start + run.period)
     pairs = [(a, b - a) for i in block
              for a, b in zip(shapes[i][1], shapes[i + run.period][1], strict=True)]
-    first = next((a for a, step in pairs if step == 1), 0)
+    first = min((a for a, step in pairs if step == 1), default=0)
     body = []
     for i in block:
         steps = iter(zip(shapes[i][1], shapes[i + run.period][1], strict=True))

@@ -30,8 +30,15 @@ def formula(of: Product | Dag | Components, latex: bool = False) -> str:
     result is an `aligned` environment.
 
     >>> print(formula(parts))
-    >>> exp = rw.expand(rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"}))
-    >>> print(formula(exp.product))
+    resid0 = embed(tokens) + pos
+    for l = 0..1:
+        resid{2l+1} = resid{2l} + a{l}(resid{2l})
+        resid{2l+2} = resid{2l+1} + m{l}(resid{2l+1})
+    logits = logits(resid4)
+    >>> print(rw.expand(rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"})).formula())
+    resid3 = resid2[corrupt] + a1.h{0-2}[corrupt] + a1.h3[clean] + a1.bias
+    resid4 = resid3 + m1[corrupt]
+    logits = logits(resid4)
     """
     from rewrite.expand.formula_latex import to_latex
 

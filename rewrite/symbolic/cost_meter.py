@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import sympy
 import torch
-from sympy import Expr, Integer, Mod, Symbol, floor
-from sympy import Max as Largest_
-from sympy import Min as Smallest_
+from sympy import Expr, Integer, Symbol
 from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -33,9 +32,9 @@ from rewrite.symbolic.cost_terms import Largest, Terms, grow, terms
 
 # torch's own functions of sizes, in the words of sympy
 SPELT = {
-    functions.FloorDiv: lambda a, b: floor(a / b), functions.CleanDiv: lambda a, b: a / b,
-    functions.PythonMod: Mod, functions.Mod: Mod, functions.Max: Largest_,
-    functions.Min: Smallest_,
+    functions.FloorDiv: lambda a, b: sympy.floor(a / b), functions.CleanDiv: lambda a, b: a / b,
+    functions.PythonMod: sympy.Mod, functions.Mod: sympy.Mod,
+    functions.Max: sympy.Max, functions.Min: sympy.Min,
 }
 
 
@@ -255,8 +254,8 @@ class Walk(fx.Interpreter):
         try:
             return super().run_node(n)
         except RuntimeError as error:
-            raise TraceError(f"the cost of {self.label(n)} is not known before it runs, since "
-                             f"sizes in it depend on values: {str(error).splitlines()[0]}"
+            raise TraceError(f"the cost of {self.label(n)} cannot be worked out before it runs (do "
+                             f"sizes in it depend on values?): {str(error).splitlines()[0]}"
                              ) from error
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
