@@ -9,15 +9,18 @@ from typing import Any
 
 from rewrite.draw import render
 from rewrite.draw.assigned import dot_of_expansion
+from rewrite.draw.diff import dot_of_diff
 from rewrite.draw.modules import dot_of_graph
 from rewrite.draw.wiring import dot_of_components
 from rewrite.errors import RewriteError, near
 from rewrite.expand import Expansion
+from rewrite.ir.diff import Diff
 from rewrite.ir.graph import Graph
 from rewrite.parts import Components
 
 KINDS: dict[type, Callable[..., str]] = {
-    Graph: dot_of_graph, Components: dot_of_components, Expansion: dot_of_expansion}
+    Graph: dot_of_graph, Components: dot_of_components, Expansion: dot_of_expansion,
+    Diff: dot_of_diff}
 
 
 def draw(thing: Any, path: str | Path | None = None, **options: Any) -> Path | str:
@@ -34,6 +37,8 @@ def draw(thing: Any, path: str | Path | None = None, **options: Any) -> Path | s
     * `Expansion`: what the hypothesis touches; a colour is a run.  `hypothesis` is the number
       of the hypothesis, if there are several, `labels` how many of the paths that a copy
       serves are spelt out (default 3), `full=True` draws every layer that mixes runs.
+    * `Diff`: both graphs in one.  `around` is how many edges away from a change nodes are
+      still drawn (default 1), others are folded.
 
     A sum in the picture of an expansion passes on the stream that enters it, in which the
     copies drawn beside it take the place of those of the same parts.

@@ -31,12 +31,12 @@ def from_text(text: str, weights: Graph | nn.Module) -> Graph:
 
     >>> from rewrite.ir.text import to_text
     >>> graph = rw.trace(torch.nn.Linear(2, 3).eval(), inputs={"input": torch.ones(3, 2)})
-    >>> again = from_text(to_text(graph).replace("linear(", "linaer("), graph)
+    >>> again = from_text(to_text(graph).replace("@bias)", "@bais)"), graph)
     Traceback (most recent call last):
         ...
-    rewrite.errors.TextError: line 5: there is no operator 'linaer'; did you mean linear, inner, linspace?
-          %linear = linaer(%input_1, @weight, @bias) : float32[batch, 3]
-                    ^^^^^^
+    rewrite.errors.TextError: line 5: @bais is not defined above; did you mean @bias?
+          %linear = linear(%input_1, @weight, @bais) : float32[batch, 3]
+                                              ^^^^^
     """
     head, *others = _blocks(text)
     if head.kind != "graph":
