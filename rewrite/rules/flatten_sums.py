@@ -13,8 +13,9 @@ from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float, shape
 from rewrite.ir.graph import Graph
-from rewrite.ir.ops import total
-from rewrite.ir.surgery import copy_module
+from rewrite.rules.engine import rewrite
+from rewrite.rules.simplify import flatten
+from rewrite.rules.sums import as_total
 
 aten = torch.ops.aten
 ADDITIONS = {aten.add.Tensor, aten.add_.Tensor}
@@ -37,25 +38,12 @@ def flatten_sums(graph: Graph, sources: tuple[str, ...] | None = None) -> Graph:
     keeps the nesting of the model (and its bits) and crosses it when paths are followed.
 
     >>> flat = flatten_sums(parts.graph)
-    >>> len([n for n in flat.module.graph.nodes if n.target is total][-1].args)
+    >>> len([n for n in flat.module.graph.nodes if n.name == "add_11"][0].args)
     6
     """
-    module = copy_module(graph.module)
     names = sources or tuple(spec.name for spec in graph.inputs)
-    sums = residual_sums(Flow(module.graph, names))
-    terms: dict[fx.Node, list[fx.Node]] = {}
-    for node in sums:
-        terms[node] = [t for operand in args(node)[:2] for t in terms.get(operand, [operand])]
-    for node in sums:
-        with module.graph.inserting_before(node):
-            flat = module.graph.call_function(total, tuple(terms[node]))
-        flat.meta = dict(node.meta)
-        node.replace_all_uses_with(flat, delete_user_cb=lambda user: user.target is not total)
-        terms = {key: [flat if t is node else t for t in value] for key, value in terms.items()}
-    module.graph.eliminate_dead_code()
-    module.graph.lint()
-    module.recompile()
-    return graph.with_module(module)
+    sums = {node.name for node in residual_sums(Flow(graph.module.graph, names))}
+    return rewrite(graph, [as_total, flatten], lambda node: node.name in sums)
 
 
 def _is_addition(flow: Flow, node: fx.Node) -> bool:

@@ -87,7 +87,7 @@ def split_subspace(basis: Tensor, name: str = "subspace") -> Rule:
     Raises `RuleError` if the rows are no matrix, or depend on each other.
 
     >>> direction = torch.randn(1, 32)
-    >>> split = parts.graph.rewrite(rw.rules.split_subspace(direction), at="add_2")
+    >>> split = parts.graph.rewrite(rw.rules.split_subspace(direction), at="add_4")
     >>> len(split.trail)
     1
     """

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import args, shape
 from rewrite.ir.ops import take
+from rewrite.ir.values import attribute
 from rewrite.rules.declare import Match, Rule, rule, rule_on
 from rewrite.rules.site import Miss, Site, alike
 
@@ -117,7 +118,7 @@ def _folded(site: Site, parameters: bool) -> fx.Node | Miss | None:
         return Miss(f"{node.name} is random")
     if any(operand.op != "get_attr" for operand in node.all_input_nodes):
         return Miss("it depends on an input")
-    values = {o: _attribute(site.module, str(o.target)) for o in node.all_input_nodes}
+    values = {o: attribute(site.module, str(o.target)) for o in node.all_input_nodes}
     if not parameters and any(isinstance(v, torch.nn.Parameter) for v in values.values()):
         return Miss("it depends on a parameter, which may be trained: fold_weights folds it")
     if any(v.is_meta or isinstance(v, torch._subclasses.FakeTensor) for v in values.values()):
@@ -126,13 +127,6 @@ def _folded(site: Site, parameters: bool) -> fx.Node | Miss | None:
     assert callable(target)
     with torch.no_grad():
         return site.constant(target(*given[0], **given[1]), f"{node.name}_folded")
-
-
-def _attribute(owner: object, name: str) -> Tensor:
-    for part in name.split("."):
-        owner = getattr(owner, part)
-    assert isinstance(owner, Tensor)
-    return owner
 
 
 SIMPLIFY: tuple[Rule, ...] = (

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from rewrite.errors import RuleError
 from rewrite.ir.flow import args, shape
+from rewrite.ir.values import alike as values_alike
+from rewrite.ir.values import fake, hints_of, infer, mode_of
 from rewrite.rules.matching import called
 from rewrite.rules.terms import Call, Hole, Listed, Literal, Rest, Term, operators, read
 
@@ -57,10 +56,8 @@ class Site:
         made = self.module.graph.call_function(target, positional, named)
         made.meta = {k: v for k, v in self.node.meta.items() if k in KEPT}
         self.made.append(made)
-        values = fx.map_arg((positional, named), lambda n: n.meta["val"])
         try:
-            with torch.no_grad(), fake_mode(self.module.graph) or nullcontext():
-                made.meta["val"] = target(*values[0], **values[1])
+            made.meta["val"] = infer(made, mode_of(self.module.graph))
         except (RuntimeError, TypeError, IndexError) as error:
             shown = ", ".join(map(_shown, (*positional, *named.values())))
             raise RuleError(f"{self.rule or 'a rule'} at {self.node.name!r} writes {target} on "
@@ -101,8 +98,7 @@ class Site:
             name = f"{wish}_{count}"
         self.module.register_buffer(name, value, persistent=True)
         made = self.module.graph.get_attr(name)
-        mode = fake_mode(self.module.graph)
-        made.meta = {"val": mode.from_tensor(value) if mode else value}
+        made.meta = {"val": fake(value, mode_of(self.module.graph))}
         self.made.append(made)
         return made
 
@@ -123,27 +119,10 @@ class Site:
 KEPT = ("module", "nn_module_stack", "stack_trace", "component")
 
 
-def fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
-    """The mode under which the values of a graph were made up."""
-    for node in graph.nodes:
-        if isinstance(node.meta.get("val"), FakeTensor):
-            return node.meta["val"].fake_mode
-    return None
-
-
-def alike(a: Any, b: Any) -> bool:
+def alike(a: fx.Node, b: fx.Node) -> bool:
     """Whether two nodes hold values of one shape and type."""
     one, other = a.meta.get("val"), b.meta.get("val")
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
-        return one is not None and type(one) is type(other)
-    return one.dtype == other.dtype and same_sizes(shape(a), shape(b))
-
-
-def same_sizes(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two shapes are the same, whatever their varying sizes are."""
-    return len(one) == len(other) and all(
-        a == b or sympy.simplify(sympy.sympify(a) - sympy.sympify(b)) == 0
-        for a, b in zip(one, other, strict=True))
+    return one is not None and values_alike(other, one, hints_of(mode_of(a.graph)))
 
 
 def described(node: Any) -> str:
