@@ -6,8 +6,12 @@ recompile, execute, measure, draw.
 
 from rewrite.draw import draw
 from rewrite.expand import Expansion, Hypothesis, expand
+from rewrite.expand.cost import cost
 from rewrite.files import load, save
+from rewrite.ir import match
+from rewrite.ir.diff import Diff, diff
 from rewrite.ir.graph import Graph
+from rewrite.ir.text_read import from_text
 from rewrite.measure import (
     Metric,
     Pairs,
@@ -21,31 +25,47 @@ from rewrite.measure import (
 from rewrite.parts import Components
 from rewrite.paths import PathSet, count_paths, paths
 from rewrite.report import Structure, structure
+from rewrite.rules import Miss, Rule, Site, Trail, rule, rule_on
 from rewrite.run import Sweep, evaluate, sweep
+from rewrite.symbolic import Proof, equal, prove
 from rewrite.trace import trace
 
 __all__ = [
     "Components",
+    "Diff",
     "Expansion",
     "Graph",
     "Hypothesis",
     "Metric",
+    "Miss",
     "Pairs",
     "PathSet",
+    "Proof",
     "Result",
+    "Rule",
+    "Site",
     "Structure",
     "Sweep",
+    "Trail",
+    "cost",
     "count_paths",
     "custom",
+    "diff",
     "draw",
+    "equal",
     "evaluate",
     "expand",
+    "from_text",
     "kl_divergence",
     "load",
     "logit_diff",
     "loss_diff",
+    "match",
     "metric",
     "paths",
+    "prove",
+    "rule",
+    "rule_on",
     "save",
     "structure",
     "sweep",

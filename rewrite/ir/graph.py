@@ -218,6 +218,24 @@ class Graph(Selecting, Editing):
 
         return rewrite(self, rules, at, **options)
 
+    def text(self) -> str:
+        """The graph as a stable text, which `rw.from_text(text, weights)` reads back."""
+        from rewrite.ir.text import to_text
+
+        return to_text(self)
+
+    def diff(self, after: Graph) -> Any:
+        """What is different in a later graph: `print` it, or `draw` it.
+
+        >>> import rewrite as rw
+        >>> graph = rw.trace(torch.nn.GELU().eval(), inputs={"input": torch.ones(3, 2)})
+        >>> graph.diff(graph.replace("gelu", torch.tanh)).changed
+        ('gelu',)
+        """
+        from rewrite.ir.diff import diff
+
+        return diff(self, after)
+
     def draw(self, path: Any = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
         from rewrite.draw import draw

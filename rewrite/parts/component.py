@@ -196,6 +196,12 @@ class Components:
         """The split model as a `Graph`, for surgery by name."""
         return self.graph.with_module(self.module)
 
+    def formula(self, latex: bool = False) -> str:
+        """The model as equations, equal layers folded; as LaTeX if asked for."""
+        from rewrite.expand.formula import formula
+
+        return formula(self, latex)
+
     def draw(self, path: Any = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
         from rewrite.draw import draw

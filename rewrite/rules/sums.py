@@ -85,7 +85,7 @@ def residual_rewrite(by: str) -> Rule:
 
     >>> split = parts.graph.rewrite(residual_rewrite("embedding"), at="add_4")
     >>> print(split.trail)
-       1  residual_rewrite  add_4: (add_1 + view_7) -> (embedding + ((add_1 + view_7) - embedding))
+       1  residual_rewrite  add_4: (view_7 + add_1) -> (embedding + ((view_7 + add_1) - embedding))
     """
 
     @rule_on(name="residual_rewrite", equation="a = b + (a - b)", once=True,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
 from torch import fx
+
+from rewrite.ir.diff import Diff, diff
 
 if TYPE_CHECKING:
     from rewrite.ir.graph import Graph
@@ -71,6 +74,20 @@ class Trail(Sequence[Step]):
         """The graph before the first step, and after each."""
         for count in range(len(self.steps) + 1):
             yield self.graph(count)
+
+    def diff(self, step: int) -> Diff:
+        """What one step changed, to print or to draw."""
+        return diff(self.graph(step), self.graph(step + 1))
+
+    def draw(self, folder: str | Path, suffix: str = ".svg") -> list[Path]:
+        """One picture for each step, `01-distribute.svg` and so on: what it took and made.
+
+        Raises `FileError` for suffixes that cannot be drawn.
+        """
+        folder, width = Path(folder), len(str(len(self.steps)))
+        folder.mkdir(parents=True, exist_ok=True)
+        return [self.diff(i).draw(folder / f"{i + 1:0{width}}-{step.rule}{suffix}")
+                for i, step in enumerate(self.steps)]
 
     def table(self) -> pd.DataFrame:
         """One row for each step."""
