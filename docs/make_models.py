@@ -143,8 +143,8 @@ def page(found: list[Row], missing: int = 0) -> str:
         "Laws: " + ", ".join(LAWS) + ".  *heads* means that every attention head that the",
         "configuration promises is a part of its own, with its q, k and v read apart.  *fixed*",
         "marks models whose length is fixed when they are traced.  Families in italics run only",
-        "when this page is made, the others on every change.  Seconds are those of one thread of a",
-        "busy machine.", "",
+        "when this page is made, the others on every change.  Seconds are those of the processor,",
+        "with one thread.", "",
         "| family | export s | nodes | heads found / expected | trace error | split error | laws |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
