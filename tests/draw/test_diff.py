@@ -23,7 +23,8 @@ def edited() -> rw.Graph:
     is gone."""
     graph = traced("gpt2").graph
     first, second = (name for name in graph.nodes if name.startswith("tanh"))
-    return graph.insert(first, functional.silu).replace(second, torch.sigmoid).delete("layer_norm_2")
+    twice = graph.insert(first, functional.silu).replace(second, torch.sigmoid)
+    return twice.delete("layer_norm_2")
 
 
 def test_what_changed_is_marked(edited: rw.Graph) -> None:
