@@ -31,8 +31,7 @@ class Family:
     `heads` says from the configuration how many attention heads the model has.  `scale` is
     the standard deviation of the random weight matrices.  `config` may be built from nested
     configurations: `options` then holds plain dicts.  `fixed` marks families whose sequence
-    length is fixed when they are traced, `fails` those that cannot be traced, with the reason,
-    `whole` those whose heads cannot be told apart, with the operator that stands in the way.
+    length is fixed when they are traced, `fails` those that cannot be traced, with the reason.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Family:
     scale: float = 0.3
     fixed: bool = False
     fails: str = ""
-    whole: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def configuration(self, **changes: Any) -> Any:
