@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -102,13 +103,18 @@ def examine(family: Family) -> Row:
     return row
 
 
-@dataclass(frozen=True)
+@dataclass
 class _At:
     model: nn.Module
     graph: rw.Graph
     parts: rw.Components
     clean: dict[str, Tensor]
     corrupt: dict[str, Tensor]
+
+    @cached_property
+    def hand(self) -> Hand:
+        """Patches by hand."""
+        return Hand(self.parts, self.clean, self.corrupt)
 
     def eager(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The model's own outputs, in the order of the graph's."""
@@ -196,8 +202,7 @@ def _one_run(at: _At, row: Row) -> None:
 def _patched(at: _At) -> str:
     """A head in the middle, or another part that is neither a source nor an output."""
     fixed = {*at.parts.dag.outputs, *at.parts.dag.sources}
-    inner = [n for n in at.parts.names if n not in fixed and n in Hand(
-        at.parts, at.clean, at.corrupt).calls]
+    inner = [n for n in at.parts.names if n not in fixed and n in at.hand.calls]
     heads = [n for n in at.parts.heads if n in inner]
     chosen = heads or inner
     assert chosen, "there is nothing between input and output"
@@ -207,7 +212,7 @@ def _patched(at: _At) -> str:
 def _node_patching(at: _At, row: Row) -> None:
     name = _patched(at)
     exp, found = at.expanded(name)
-    wanted = Hand(at.parts, at.clean, at.corrupt).through(name)
+    wanted = at.hand.through(name)
     assert (gap := distance(found, wanted)) <= CLOSE, f"{name}: differs by {gap:.1e}"
     expected = copies_of_node_patching(at.parts, name)
     assert exp.copies == expected, f"{name}: copies differ"
@@ -215,7 +220,7 @@ def _node_patching(at: _At, row: Row) -> None:
 
 def _path_patching(at: _At, row: Row) -> None:
     start = _patched(at)
-    hand = Hand(at.parts, at.clean, at.corrupt)
+    hand = at.hand
     path, ports = [start], []
     for _ in range(2):
         onward = [symbol for writer, symbol in at.parts.edges if writer == path[-1]]
