@@ -21,7 +21,15 @@ from torch import Tensor, fx
 from rewrite.errors import near
 from rewrite.ir import ops
 from rewrite.ir.graph import Graph
-from rewrite.ir.values import alike, attribute, expression, hints_of, infer, mode_of
+from rewrite.ir.values import (
+    alike,
+    attribute,
+    expression,
+    hints_of,
+    infer,
+    mode_of,
+    needs_numbers,
+)
 
 aten = torch.ops.aten
 Found = Iterator[tuple[str, str, str]]
@@ -246,6 +254,8 @@ def shapes(at: Subject) -> Found:
         try:
             found = infer(node, mode, at.module)
         except Exception as error:  # operators raise errors of many kinds
+            if needs_numbers(error):
+                continue
             yield (node.name, f"it cannot read {_operands(node)}: {str(error).splitlines()[0]}",
                    "give it operands that fit")
             continue

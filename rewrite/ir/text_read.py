@@ -17,7 +17,7 @@ from rewrite.ir.text import plain_name
 from rewrite.ir.text_names import functions_of, target_of
 from rewrite.ir.text_parse import WORD, Line, arguments, value
 from rewrite.ir.text_sizes import PRIMES, Shapes, Sizes, dims_of, dtype_of, symbol
-from rewrite.ir.values import alike, attribute, fake, hints_of, infer
+from rewrite.ir.values import alike, attribute, fake, hints_of, infer, needs_numbers
 
 
 def from_text(text: str, weights: Graph | nn.Module) -> Graph:
@@ -303,7 +303,7 @@ class _Builder:
             return infer(node, self.shapes.mode, holder)
         except Exception as error:  # operators raise errors of many kinds
             said = ", ".join(map(Sizes((), ()).type, values))
-            if "u0" in said:  # a size that depends on data cannot be compared with others
+            if needs_numbers(error) or "u0" in said:  # a size that depends on data fits any
                 return None
             line.fail(f"this cannot read {said}: {str(error).splitlines()[0]}", 0,
                       len(line.text))

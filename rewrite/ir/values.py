@@ -57,6 +57,14 @@ def infer(
         return _through(owner.get_submodule(str(node.target)), args, mode)
 
 
+def needs_numbers(error: Exception) -> bool:
+    """Whether inference failed only since torch's kernel for shapes takes no sizes that vary.
+
+    That of `baddbmm`, for one, cannot broadcast its first operand to such a shape.
+    """
+    return "expected to contain only concrete integers" in str(error)
+
+
 def _through(
     body: torch.nn.Module, values: tuple[Value, ...], mode: FakeTensorMode | None
 ) -> Value:
