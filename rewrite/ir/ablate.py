@@ -40,9 +40,9 @@ def ablate(
             if value is not None:
                 new = edit.constant(value, node)
             elif how == "noise":
-                new = edit.call(noised, (node, std, seed), node)
+                new = edit.call(noised, (node, std, seed), node, alike=True)
             else:
-                new = edit.call(shuffled, (node, seed), node)
+                new = edit.call(shuffled, (node, seed), node, alike=True)
             if at is not None:
                 at = at if isinstance(at, tuple) else (at,)
                 new = edit.call(put_at, (node, new, at), node)

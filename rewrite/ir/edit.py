@@ -94,16 +94,19 @@ class Edit:
 
     def call(
         self, function: Callable[..., Any], args: tuple[Any, ...], origin: fx.Node,
-        kwargs: Mapping[str, Any] | None = None, name: str | None = None,
+        kwargs: Mapping[str, Any] | None = None, name: str | None = None, alike: bool = False,
     ) -> fx.Node:
-        """A node that calls a function or a module; it is made because of `origin`."""
+        """A node that calls a function or a module; it is made because of `origin`.
+
+        `alike`: the function is known to return the shape and type of `origin`.
+        """
         if isinstance(function, torch.nn.Module):
             target: Any = self.place(function, name or f"{origin.name}_new", name is not None)
             new = self.nodes.create_node("call_module", target, args, dict(kwargs or {}), name)
         else:
             new = self.nodes.create_node("call_function", function, args, dict(kwargs or {}), name)
         self.note(new, origin)
-        new.meta["val"] = self.value(new, origin)
+        new.meta["val"] = origin.meta.get("val") if alike else self.value(new, origin)
         return new
 
     def note(self, new: fx.Node, origin: fx.Node) -> fx.Node:
