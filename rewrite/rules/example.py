@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from rewrite.rules.terms import (
     walk,
 )
 
+KINDS = {"int": torch.int64, "bool": torch.bool, "const": torch.int64}
 SMALL = {"b": 1, "s": 2, "d": 2, "e": 3, "h": 2, "g": 2, "t": 2, "n": 3}
 
 
@@ -36,7 +38,8 @@ class Example:
     """A term whose holes are inputs of the shapes given by letters: `"x: b s d, W: e d"`.
 
     A hole without a shape is a size if it is called like a letter, else an error.  A star
-    `*a` takes its operands from `a1: ..., a2: ...`; `int` in front of a shape makes it indices.
+    `*a` takes its operands from `a1: ..., a2: ...`; `int` in front of a shape makes it indices,
+    `bool` a mask, `const` a constant of the graph (indices that count down to 0).
     `shared` names values that are read several times.
     """
 
@@ -61,7 +64,7 @@ class Example:
     def letters(self) -> tuple[str, ...]:
         """The letters that its sizes are made of."""
         text = " ".join(" ".join(sizes) for sizes in sizes_of(self.shapes).values())
-        found = [w for w in re.findall(r"[A-Za-z_]+", text) if w not in {"int", "bool"}]
+        found = [w for w in re.findall(r"[A-Za-z_]+", text) if w not in KINDS]
         known = {*sizes_of(self.shapes), *(name for name, _ in self.shared)}
         terms = (self.term, *(term for _, term in self.shared))
         named = [h for term in terms for h in holes(term) if h in SMALL and h not in known]
@@ -78,11 +81,15 @@ class Example:
         held: dict[str, Any] = dict(given)
         specs = []
         for name, dims in sizes_of(self.shapes).items():
-            dtype = torch.float64
-            if dims[:1] in (("int",), ("bool",)):
-                dtype = torch.int64 if dims[0] == "int" else torch.bool
-                dims = dims[1:]
-            shape = tuple(size(dim, given) for dim in dims)
+            kind = dims[0] if dims and dims[0] in KINDS else ""
+            shape = tuple(size(dim, given) for dim in dims[bool(kind):])
+            if kind == "const":
+                module.register_buffer(name, torch.arange(math.prod(shape)).flip(0).view(shape))
+                held[name] = module.graph.get_attr(name)
+                with mode:
+                    held[name].meta["val"] = torch.empty(shape, dtype=torch.int64)
+                continue
+            dtype = KINDS.get(kind, torch.float64)
             held[name] = module.graph.placeholder(name)
             with mode:
                 held[name].meta["val"] = torch.empty(shape, dtype=dtype)

@@ -1,11 +1,8 @@
-"""One spelling for operators that mean the same, so that later rules meet fewer kinds.
-
-Every rule keeps the values; a rule answers None where it does not apply.
-"""
+"""One spelling for operators that mean the same, so that later rules meet fewer kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -15,189 +12,183 @@ from torch import Tensor, fx
 from rewrite.ir.flow import args, shape
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import check
-from rewrite.ir.surgery import copy_module
+from rewrite.ir.values import attribute
+from rewrite.rules.declare import Rule, rule_on
+from rewrite.rules.engine import rewrite
+from rewrite.rules.site import Miss, Site
 
 aten = torch.ops.aten
-Rule = Callable[["_Writer", fx.Node], "fx.Node | None"]
-RULES: dict[Any, Rule] = {}
 
 
 def spelled(graph: Graph) -> Graph:
-    """The same graph with `flatten`, `select`, `unbind`, `einsum` and the like spelt out."""
-    module = copy_module(graph.module)
-    writer = _Writer(module)
-    for node in list(module.graph.nodes):
-        rule = RULES.get(node.target) if node.op == "call_function" else None
-        if rule is None:
-            continue
-        writer.at = node
-        with module.graph.inserting_before(node):
-            made = rule(writer, node)
-        if made is not None:
-            node.replace_all_uses_with(made)
-            module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    result = replace(graph, module=module)
-    check(result, "spelled")
-    return result
+    """The same graph with `flatten`, `select`, `unbind`, `einsum` and the like spelt out.
+
+    >>> spelled(parts.graph).code == parts.graph.code
+    True
+    """
+    done = rewrite(graph, SPELLINGS)
+    done.module.graph.eliminate_dead_code()
+    done.module.recompile()
+    check(done, "spelled")
+    return replace(done, certificate=graph.certificate)
 
 
-def rule_for(*targets: Any) -> Callable[[Rule], Rule]:
-    """Enter a rule into the table."""
-
-    def enter(rule: Rule) -> Rule:
-        RULES.update(dict.fromkeys(targets, rule))
-        return rule
-
-    return enter
-
-
-class _Writer:
-    """Makes nodes that know their values' shapes and the module that they come from."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        self.module, self.graph = module, module.graph
-        self.at: fx.Node
-
-    def call(self, target: Any, *operands: Any) -> fx.Node:
-        made = self.graph.call_function(target, operands)
-        values = fx.map_arg(operands, lambda n: n.meta["val"])
-        made.meta = {k: v for k, v in self.at.meta.items() if k != "val"}
-        made.meta["val"] = target(*values)
-        return made
-
-    def size(self, x: fx.Node, axis: int) -> Any:
-        """A size as an argument: a number if it is fixed, else a node."""
-        value = x.meta["val"].shape[axis]
-        return value if isinstance(value, int) else self.call(aten.sym_size.int, x, axis)
-
-    def permute(self, x: fx.Node, order: list[int]) -> fx.Node:
-        return x if order == sorted(order) else self.call(aten.permute.default, x, order)
-
-
-# flatten(x) = reshape(x, sizes)
-@rule_for(aten.flatten.using_ints)
-def _flatten(write: _Writer, node: fx.Node) -> fx.Node | None:
-    x, *given = args(node)
+@rule_on(aten.flatten.using_ints,
+         name="flatten_as_reshape",
+         equation="flatten(x) = reshape(x, sizes)",
+         examples=("flatten(x, 1, 2) | x: b s d",
+                   "flatten(x, 0, -2) | x: b s d"),
+         refuses=("reshape(x, [-1]) | x: b s d",))
+def flatten_as_reshape(site: Site) -> fx.Node | Miss | None:
+    x, *given = args(site.node)
     rank = len(shape(x))
     start, end = (*given, *(0, -1)[len(given):])
     if rank == 0:
-        return None
+        return Miss("a number has no axes")
     start, end = start % rank, end % rank
     before, after = range(start), range(end + 1, rank)
-    sizes = [*(write.size(x, d) for d in before), -1, *(write.size(x, d) for d in after)]
-    return write.call(aten.reshape.default, x, sizes)
+    sizes = [*(site.size(x, d) for d in before), -1, *(site.size(x, d) for d in after)]
+    return site.call(aten.reshape.default, x, sizes)
 
 
-# unflatten(x, d, s) = reshape(x, sizes)
-@rule_for(aten.unflatten.int)
-def _unflatten(write: _Writer, node: fx.Node) -> fx.Node:
-    x, dim, sizes = args(node)
+@rule_on(aten.unflatten.int,
+         name="unflatten_as_reshape",
+         equation="unflatten(x, d, s) = reshape(x, sizes)",
+         examples=("unflatten(x, -1, [2, -1]) | x: b 2*d",),
+         refuses=("reshape(x, [-1]) | x: b s d",))
+def unflatten_as_reshape(site: Site) -> fx.Node | Miss | None:
+    x, dim, sizes = args(site.node)
     dim %= len(shape(x))
     before, after = range(dim), range(dim + 1, len(shape(x)))
-    whole = [*(write.size(x, d) for d in before), *sizes, *(write.size(x, d) for d in after)]
-    return write.call(aten.reshape.default, x, whole)
+    whole = [*(site.size(x, d) for d in before), *sizes, *(site.size(x, d) for d in after)]
+    return site.call(aten.reshape.default, x, whole)
 
 
-# reshape_as(x, y) = reshape(x, sizes of y)
-@rule_for(aten.reshape_as.default, aten.view_as.default)
-def _reshape_as(write: _Writer, node: fx.Node) -> fx.Node:
-    x, like = args(node)
-    sizes = [write.size(like, d) for d in range(len(shape(like)))]
-    return write.call(aten.reshape.default, x, sizes)
+@rule_on(aten.reshape_as.default, aten.view_as.default,
+         name="reshape_like",
+         equation="reshape_as(x, y) = reshape(x, sizes of y)",
+         examples=("reshape_as(x, y) | x: b s d, y: b*s d",
+                   "view_as(x, y) | x: b s d, y: b*s d"),
+         refuses=("reshape(x, [-1]) | x: b s d",))
+def reshape_like(site: Site) -> fx.Node | Miss | None:
+    x, like = args(site.node)
+    sizes = [site.size(like, d) for d in range(len(shape(like)))]
+    return site.call(aten.reshape.default, x, sizes)
 
 
-# view(x + y) + z = (view(x) + view(y)) + z: terms of a residual sum stay visible as terms
-@rule_for(aten.view.default, aten.reshape.default)
-def _view_of_sum(write: _Writer, node: fx.Node) -> fx.Node | None:
-    x, sizes = args(node)
+@rule_on(aten.view.default, aten.reshape.default,
+         name="view_of_sum", once=True,
+         equation="view(x + y) + z = (view(x) + view(y)) + z",
+         examples=("reshape(x + y, [b, -1]) + z | x: b s d, y: b s d, z: b s*d",),
+         refuses=("reshape(x + 1, [b, -1]) + z | x: b s d, z: b s*d",
+                  "gelu(reshape(x + y, [b, -1])) | x: b s d, y: b s d"))
+def view_of_sum(site: Site) -> fx.Node | Miss | None:
+    x, sizes = args(site.node)
     adds = {aten.add.Tensor}
     if x.target not in adds or len(x.users) > 1 or x.kwargs or len(args(x)) != 2:
-        return None
+        return Miss("it is no view of a sum of two terms that nobody else reads")
     terms = [term for term in args(x) if isinstance(term, fx.Node)]
     alike = all(isinstance(t.meta.get("val"), Tensor) and shape(t) == shape(x) for t in terms)
-    summed = any(user.target in adds for user in node.users)
+    summed = any(user.target in adds for user in site.node.users)
     if len(terms) < 2 or not alike or not summed:
-        return None
-    views = (write.call(aten.reshape.default, t, sizes) for t in terms)  # terms may have gaps
-    return write.call(aten.add.Tensor, *views)
+        return Miss("its terms broadcast, or it is no term itself")
+    views = (site.call(aten.reshape.default, t, sizes) for t in terms)  # terms may have gaps
+    return site.call(aten.add.Tensor, *views)
 
 
-# expand_as(x, y) = expand(x, sizes of y)
-@rule_for(aten.expand_as.default)
-def _expand_as(write: _Writer, node: fx.Node) -> fx.Node:
-    x, like = args(node)
-    sizes = [write.size(like, d) for d in range(len(shape(like)))]
-    return write.call(aten.expand.default, x, sizes)
+@rule_on(aten.expand_as.default,
+         name="expand_like",
+         equation="expand_as(x, y) = expand(x, sizes of y)",
+         examples=("expand_as(x, y) | x: b 1 d, y: b s d",),
+         refuses=("expand(x, [3, 2]) | x: 1 2",))
+def expand_like(site: Site) -> fx.Node | Miss | None:
+    x, like = args(site.node)
+    sizes = [site.size(like, d) for d in range(len(shape(like)))]
+    return site.call(aten.expand.default, x, sizes)
 
 
-# x.T = permute(x, backwards)
-@rule_for(aten.numpy_T.default)
-def _backwards(write: _Writer, node: fx.Node) -> fx.Node:
-    (x,) = args(node)
-    return write.call(aten.permute.default, x, list(range(len(shape(x))))[::-1])
+@rule_on(aten.numpy_T.default,
+         name="t_as_permute",
+         equation="x.T = permute(x, backwards)",
+         examples=("numpy_T(x) | x: s d",),
+         refuses=("transpose(x, 0, 1) | x: s d",))
+def t_as_permute(site: Site) -> fx.Node | Miss | None:
+    (x,) = args(site.node)
+    return site.call(aten.permute.default, x, list(range(len(shape(x))))[::-1])
 
 
-# x.mT = transpose(x, -2, -1)
-@rule_for(aten.mT.default)
-def _transposed(write: _Writer, node: fx.Node) -> fx.Node:
-    return write.call(aten.transpose.int, args(node)[0], -2, -1)
+@rule_on(aten.mT.default,
+         name="mt_as_transpose",
+         equation="x.mT = transpose(x, -2, -1)",
+         examples=("mT(x) | x: b s d",),
+         refuses=("transpose(x, 0, 1) | x: s d",))
+def mt_as_transpose(site: Site) -> fx.Node | Miss | None:
+    return site.call(aten.transpose.int, args(site.node)[0], -2, -1)
 
 
-# movedim(x, a, b) = permute(x, order)
-@rule_for(aten.movedim.int, aten.swapaxes.default, aten.swapdims.default)
-def _moved(write: _Writer, node: fx.Node) -> fx.Node:
-    x, a, b = args(node)
+@rule_on(aten.movedim.int, aten.swapaxes.default, aten.swapdims.default,
+         name="movedim_as_permute",
+         equation="movedim(x, a, b) = permute(x, order)",
+         examples=("movedim(x, 0, -1) | x: b s d",
+                   "swapaxes(x, 0, 2) | x: b s d",
+                   "swapdims(x, 1, -1) | x: b s d"),
+         refuses=("transpose(x, 0, 1) | x: s d",))
+def movedim_as_permute(site: Site) -> fx.Node | Miss | None:
+    x, a, b = args(site.node)
     order = list(range(len(shape(x))))
     a, b = a % len(order), b % len(order)
-    if node.target is aten.movedim.int:
+    if site.node.target is aten.movedim.int:
         order.insert(b, order.pop(a))
     else:
         order[a], order[b] = order[b], order[a]
-    return write.call(aten.permute.default, x, order)
+    return site.call(aten.permute.default, x, order)
 
 
-# x[.., i at d, ..] = squeeze(x[.., i:i+1 at d, ..], d)
-@rule_for(aten.select.int)
-def _select(write: _Writer, node: fx.Node) -> fx.Node | None:
-    x, dim, index = args(node)
-    return _one(write, x, dim, index)
+@rule_on(aten.select.int,
+         name="select_as_slice",
+         equation="x[i at d] = squeeze(x[i:i+1 at d], d)",
+         examples=("select(x, 1, -1) | x: b s d",),
+         refuses=("slice(x, 1, 0, 1) | x: b s d",))
+def select_as_slice(site: Site) -> fx.Node | Miss | None:
+    x, dim, index = args(site.node)
+    return _one(site, x, dim, index)
 
 
-def _one(write: _Writer, x: fx.Node, dim: int, index: Any) -> fx.Node | None:
+def _one(site: Site, x: fx.Node, dim: int, index: Any) -> fx.Node | Miss:
     size = shape(x)[dim]
     if not isinstance(size, int) or not isinstance(index, int):
-        return None
+        return Miss("the size of the axis, or the place on it, varies")
     index %= size
-    kept = write.call(aten.slice.Tensor, x, dim, index, index + 1)
-    return write.call(aten.squeeze.dim, kept, dim)
+    kept = site.call(aten.slice.Tensor, x, dim, index, index + 1)
+    return site.call(aten.squeeze.dim, kept, dim)
 
 
-# unbind(x, d)[i] = x[.., i at d, ..]
-@rule_for(aten.unbind.int)
-def _unbind(write: _Writer, node: fx.Node) -> fx.Node | None:
-    x, *rest = args(node)
-    dim = rest[0] if rest else 0
-    if not isinstance(shape(x)[dim], int):
-        return None
-    for user in list(node.users):
-        made = _one(write, x, dim, args(user)[1])
-        assert made is not None
-        user.replace_all_uses_with(made)
-        write.graph.erase_node(user)
-    return None
+@rule_on(operator.getitem,
+         name="unbind_as_slices",
+         equation="unbind(x, d)[i] = x[i at d]",
+         examples=("getitem(unbind(x, 1), 1) | x: b s d",),
+         refuses=("getitem(split(x, 1, 1), 0) | x: b s d",))
+def unbind_as_slices(site: Site) -> fx.Node | Miss | None:
+    several, index = args(site.node)
+    if several.target is not aten.unbind.int:
+        return Miss("it is an entry of something else")
+    x, *rest = args(several)
+    return _one(site, x, rest[0] if rest else 0, index)
 
 
-# x[.., c] with a constant list c = concat of slices of x
-@rule_for(aten.index.Tensor)
-def _constant_index(write: _Writer, node: fx.Node) -> fx.Node | None:
-    x, entries = args(node)
+@rule_on(aten.index.Tensor,
+         name="index_as_slices",
+         equation="x[c at d] = concat of slices of x, c constant",
+         examples=("index(x, [None, c]) | x: b 3 d, c: const 2",
+                   "index(x, [c]) | x: 3 d, c: const 1"),
+         refuses=("index(x, [None, c]) | x: b 3 d, c: int s",))
+def index_as_slices(site: Site) -> fx.Node | Miss | None:
+    x, entries = args(site.node)
     places = [(i, entry) for i, entry in enumerate(entries) if entry is not None]
     if len(places) != 1 or places[0][1].op != "get_attr":
-        return None
+        return Miss("it is indexed by something else than one constant")
     (dim, entry), = places
-    known = getattr(write.module, str(entry.target), None)
+    known = attribute(site.module, str(entry.target))
     if not isinstance(known, Tensor) or known.dtype not in (torch.int64, torch.int32):
         return None
     size = shape(x)[dim]
@@ -206,34 +197,46 @@ def _constant_index(write: _Writer, node: fx.Node) -> fx.Node | None:
     if not 1 <= known.numel() <= 64:
         return None
     picked = [index % size for index in known.tolist()]
-    pieces = [write.call(aten.slice.Tensor, x, dim, i, i + 1) for i in picked]
-    return pieces[0] if len(pieces) == 1 else write.call(aten.cat.default, pieces, dim)
+    pieces = [site.call(aten.slice.Tensor, x, dim, i, i + 1) for i in picked]
+    return pieces[0] if len(pieces) == 1 else site.call(aten.cat.default, pieces, dim)
 
 
-# concat(empty, x) = x: torch allows empty pieces of another rank
-@rule_for(aten.cat.default)
-def _without_empty(write: _Writer, node: fx.Node) -> fx.Node | None:
-    pieces, *rest = args(node)
+@rule_on(aten.cat.default,
+         name="concat_without_empty",
+         equation="concat(empty, x) = x",
+         examples=("cat([e, x], 1) | e: 0, x: b s d",
+                   "cat([e, x, x], 1) | e: 0, x: b s d"),
+         refuses=("cat([x, x], 1) | x: b s d",))
+def concat_without_empty(site: Site) -> fx.Node | Miss | None:
+    pieces, *rest = args(site.node)
     kept = [piece for piece in pieces if shape(piece) != (0,)]
     types = {piece.meta["val"].dtype for piece in pieces}  # an empty piece may set the type
     if len(kept) == len(pieces) or not kept or len(types) > 1:
         return None
-    return kept[0] if len(kept) == 1 else write.call(aten.cat.default, kept, *rest)
+    return kept[0] if len(kept) == 1 else site.call(aten.cat.default, kept, *rest)
 
 
-# copy(x, y) = y where both are alike
-@rule_for(aten.copy.default)
-def _copied(write: _Writer, node: fx.Node) -> fx.Node | None:
-    target, source = args(node)[:2]
+@rule_on(aten.copy.default,
+         name="copy_as_value",
+         equation="copy(x, y) = y where both are alike",
+         examples=("copy(x, y) | x: b s, y: b s",),
+         refuses=("copy(x, y) | x: b s, y: s",))
+def copy_as_value(site: Site) -> fx.Node | Miss | None:
+    target, source = args(site.node)[:2]
     same = shape(target) == shape(source) and (
         target.meta["val"].dtype == source.meta["val"].dtype)
     return source if same else None
 
 
-# einsum(x, y) = matmul of the permuted x and y, with contracted letters side by side
-@rule_for(aten.einsum.default)
-def _einsum(write: _Writer, node: fx.Node) -> fx.Node | None:
-    equation, operands = str(args(node)[0]).replace(" ", ""), args(node)[1]
+@rule_on(aten.einsum.default,
+         name="einsum_as_matmul",
+         equation="einsum(x, y) = matmul of x and y with their letters in order",
+         examples=("einsum('bij,bkj->bik', [x, y]) | x: b s d, y: b e d",
+                   "einsum('bij,jhe->bihe', [x, y]) | x: b s d, y: d h e"),
+         refuses=("einsum('ij,jk,k->ik', [x, y, z]) | x: s d, y: d e, z: e",
+                  "einsum('ij,j->i', [x, y]) | x: s d, y: d"))
+def einsum_as_matmul(site: Site) -> fx.Node | Miss | None:
+    equation, operands = str(args(site.node)[0]).replace(" ", ""), args(site.node)[1]
     if len(operands) != 2 or "->" not in equation or "." in equation:
         return None
     inputs, out = equation.split("->")
@@ -256,29 +259,33 @@ def _einsum(write: _Writer, node: fx.Node) -> fx.Node | None:
             any(not isinstance(shape(sizes[c][0])[sizes[c][1]], int) for c in letters)
             for letters in (inner, columns)):
         return None  # two products of sizes that vary
-    left = _ordered(write, x, a, [*batch, *rows], inner, [], sizes)
-    right = _ordered(write, y, b, batch, inner, columns, sizes)
-    made = write.call(aten.matmul.default, left, right)
+    left = _ordered(site, x, a, [*batch, *rows], inner, [], sizes)
+    right = _ordered(site, y, b, batch, inner, columns, sizes)
+    made = site.call(aten.matmul.default, left, right)
     if len(columns) != 1:
-        whole = [write.size(*sizes[c]) for c in (*batch, *rows, *columns)]
-        made = write.call(aten.reshape.default, made, whole)
+        whole = [site.size(*sizes[c]) for c in (*batch, *rows, *columns)]
+        made = site.call(aten.reshape.default, made, whole)
     order = [*batch, *rows, *columns]
-    return write.permute(made, [order.index(c) for c in out])
+    return _permuted(site, made, [order.index(c) for c in out])
 
 
 def _ordered(
-    write: _Writer, x: fx.Node, letters: str, before: list[str], inner: list[str],
+    site: Site, x: fx.Node, letters: str, before: list[str], inner: list[str],
     after: list[str], sizes: dict[str, tuple[fx.Node, int]],
 ) -> fx.Node:
     """`x` as [*before, product of inner, product of after]."""
-    moved = write.permute(x, [letters.index(c) for c in (*before, *inner, *after)])
+    moved = _permuted(site, x, [letters.index(c) for c in (*before, *inner, *after)])
     if len(inner) == 1 and len(after) <= 1:
         return moved
-    folded = [write.size(*sizes[c]) for c in before]
+    folded = [site.size(*sizes[c]) for c in before]
     folded.append(_product(inner, sizes))
     if after:
         folded.append(_product(after, sizes))
-    return write.call(aten.reshape.default, moved, folded)
+    return site.call(aten.reshape.default, moved, folded)
+
+
+def _permuted(site: Site, x: fx.Node, order: list[int]) -> fx.Node:
+    return x if order == sorted(order) else site.call(aten.permute.default, x, order)
 
 
 def _product(letters: list[str], sizes: dict[str, tuple[fx.Node, int]]) -> int:
@@ -289,3 +296,11 @@ def _product(letters: list[str], sizes: dict[str, tuple[fx.Node, int]]) -> int:
             return -1
         total *= size
     return total
+
+
+SPELLINGS: tuple[Rule, ...] = (
+    flatten_as_reshape, unflatten_as_reshape, reshape_like, view_of_sum,
+    expand_like, t_as_permute, mt_as_transpose, movedim_as_permute,
+    select_as_slice, unbind_as_slices, index_as_slices, concat_without_empty,
+    copy_as_value, einsum_as_matmul,
+)

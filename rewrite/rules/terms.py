@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,9 @@ OPERATORS: dict[str, tuple[Any, ...]] = {
     "eq": (aten.eq.Scalar, aten.eq.Tensor), "ge": (aten.ge.Scalar, aten.ge.Tensor),
     "le": (aten.le.Scalar, aten.le.Tensor),
     "repeat_interleave": (aten.repeat_interleave.self_int,),
+    "flatten": (aten.flatten.using_ints,), "unflatten": (aten.unflatten.int,),
+    "select": (aten.select.int,), "unbind": (aten.unbind.int,), "movedim": (aten.movedim.int,),
+    "index": (aten.index.Tensor,), "getitem": (operator.getitem,),
     "split": (aten.split.Tensor,), "expand": (aten.expand.default,),
 }
 _SIGNS: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div",
