@@ -1,0 +1,78 @@
+"""The page of supported models: rows that outlive an interruption, time limits, differences."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.models.examine import LAWS
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "docs" / "make_models.py"
+    spec = importlib.util.spec_from_file_location("make_models", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(name: str, **changes: Any) -> dict[str, Any]:
+    made = {"name": name, "seconds": 1.25, "nodes": 119, "heads": 8, "expected": 8,
+            "trace_error": 0.0, "parts_error": 5e-7, "method": "torch.export", "fixed": False,
+            "notes": [], "passed": list(LAWS), "failed": {}}
+    return made | changes
+
+
+def test_rows_of_the_same_versions_are_kept(script: ModuleType, tmp_path: Path) -> None:
+    now, before = script.versions(), script.versions() | {"transformers": "0.0"}
+    lines = [row("gpt2") | before, row("gpt2", nodes=1) | now, row("gpt2", nodes=2) | now,
+             row("bert") | before]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert {name: kept["nodes"] for name, kept in script.kept(file).items()} == {"gpt2": 2}
+    assert script.kept(tmp_path / "none.jsonl") == script.kept(None) == {}
+
+
+def test_a_family_that_hangs_is_stopped(script: ModuleType) -> None:
+    start = time.monotonic()
+    with pytest.raises(script.Late), script.limit(0.05):
+        try:
+            time.sleep(60)
+        except Exception:  # as a stage would that tries something else after a failure
+            time.sleep(60)
+    assert time.monotonic() - start < 30
+    with script.limit(30):
+        pass
+
+
+def test_the_page_says_what_failed(script: ModuleType) -> None:
+    crash = {"name": "dbrx", "crash": "TraceError: a loop over experts"}
+    failed = row("bitnet", passed=list(LAWS)[1:], failed={"heads": "0 of 8 | rsqrt"}, heads=0)
+    page = script.page([row("gpt2"), failed, row("nanochat", fixed=True), crash], 3)
+    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 8 laws" in page
+    assert "16 of 24 attention heads" in page and "3 more families" in page
+    assert "| gpt2 | 1.2 | 119 | 8 / 8 | 0.0e+00 | 5.0e-07 | 8 / 8 |" in page
+    assert "| *nanochat* |" in page and "8 / 8, fixed |" in page
+    assert "| dbrx | trace | TraceError: a loop over experts |" in page
+    assert "| bitnet | heads | 0 of 8 / rsqrt |" in page
+
+
+def test_differences_from_the_written_page(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = tmp_path / "page.md"
+    written.write_text(script.page([row("gpt2"), row("bert"), {"name": "led", "crash": "u1"}]))
+    monkeypatch.setattr(script, "PAGE", written)
+    assert script.differences([row("gpt2"), {"name": "led", "crash": "another"}]) == []
+    lost = row("bert", heads=4, failed={"heads": "4 of 8"})
+    assert script.differences([lost, {"name": "gpt2", "crash": "gone"}]) == [
+        "bert: heads 4 / 8, laws 8 / 8 (page: 8 / 8, 8 / 8) heads: 4 of 8",
+        "gpt2: heads not traced, laws gone (page: 8 / 8, 8 / 8)"]
