@@ -162,7 +162,7 @@ class Graph(Selecting, Editing):
 
     def with_module(self, module: fx.GraphModule) -> Graph:
         """The same interface over another module; its certificate is gone with the old one."""
-        return replace(self, module=module, certificate=None)
+        return replace(self, module=module, certificate=None, trail=None)
 
     def with_weights(
         self, weights: torch.nn.Module | Mapping[str, Tensor],
