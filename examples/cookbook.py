@@ -1,0 +1,295 @@
+"""Surgery on pretrained models: short recipes, each checked against hooks by a test.
+
+    python examples/cookbook.py                       all of them
+    python examples/cookbook.py uniform_pattern sae   some of them
+
+`docs/cookbook.md` shows them with what they print.  Numbers are the logit of " Mary" minus that
+of " John" after the sentence below.  The model never changes: every edit gives a new graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+import rewrite as rw
+from rewrite import match, rules
+from rewrite.trace import load
+from rewrite.trace.packaged import folder
+
+SENTENCE = "When Mary and John went to the store, John gave a drink to"
+OTHER = "When Mary and John went to the store, Mary gave a drink to"
+TEXTS = (SENTENCE, OTHER, "The capital of France is the city of Paris, on the wide river",
+         "After the rain had stopped, the children ran into the garden and played")  # 14 tokens
+
+
+@cache
+def model() -> nn.Module:
+    """SmolLM2-135M; its own weights stay as they are, what is put in can be trained."""
+    return load("smollm2-135m").requires_grad_(False)
+
+
+@cache
+def graph() -> rw.Graph:
+    """The operators: what rules rewrite."""
+    return rw.trace(model())
+
+
+@cache
+def heads() -> rw.Graph:
+    """The components by name: heads `a23.h3`, MLPs `m5`, the residual stream `resid45`."""
+    return graph().components().as_graph()
+
+
+@cache
+def bert() -> rw.Graph:
+    """MiniLM-L6, a sentence encoder, by components."""
+    return rw.trace("minilm-l6").components().as_graph()
+
+
+def ids(*texts: str, name: str = "smollm2-135m") -> dict[str, Tensor]:
+    """Tokens of texts of one length, as graphs take them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder(name))
+    return {"input_ids": tokenizer(texts or (SENTENCE,), return_tensors="pt")["input_ids"]}
+
+
+MARY, JOHN = 5099, 2322  # tokens " Mary" and " John"
+
+
+def mary(logits: Tensor) -> float:
+    """The logit of Mary minus that of John, after the last token."""
+    return (logits[0, -1, MARY] - logits[0, -1, JOHN]).item()
+
+
+def of(edited: rw.Graph) -> float:
+    """The same of a graph on the sentence."""
+    with torch.no_grad():
+        return mary(edited(**ids()).logits)
+
+
+# --- recipes ---------------------------------------------------------------------------------
+
+
+def uniform_pattern() -> rw.Graph:
+    """Does it matter where a head looks?  Its pattern becomes uniform over the tokens that it
+    may see; it keeps its values, and the other heads of the layer keep everything."""
+    opened = graph().rewrite(rules.open_attention, at=match.module("model.layers.23.*"))
+
+    def uniform(pattern: Tensor) -> Tensor:  # [batch, head, query, key]
+        flat = torch.ones_like(pattern).tril()
+        this = torch.arange(pattern.shape[1])[:, None, None] == 3
+        return torch.where(this, flat / flat.sum(-1, keepdim=True), pattern)
+
+    edited = opened.insert(match.op("_safe_softmax"), uniform)
+    print(f"uniform pattern in a23.h3: {of(graph()):.2f} -> {of(edited):.2f}")
+    return edited
+
+
+def last_query() -> rw.Graph:
+    """What if every position looked for what the last one looks for?  Each takes the query of
+    the last one; keys and values stay.  Operands 0, 1, 2 of a head are what q, k and v read."""
+    edited = heads().splice("resid45", "a23.h3", lambda x: x[:, -1:].expand_as(x), operand=0)
+    print(f"the last query at all positions of a23.h3: {of(heads()):.2f} -> {of(edited):.2f}")
+    return edited
+
+
+@cache
+def tuned() -> nn.Module:
+    """A second checkpoint: three steps of training towards John."""
+    other = copy.deepcopy(model()).requires_grad_(True)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.002)
+    for _ in range(3):
+        loss = -other(**ids()).logits[0, -1].log_softmax(-1)[JOHN]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return other.requires_grad_(False)
+
+
+def exchange_mlps() -> rw.Graph:
+    """Where does a fine-tuned model differ?  MLPs of one checkpoint are put into the other."""
+    other = graph().with_weights(tuned())
+    edited = graph().graft(other, match.module("model.layers.*.mlp"))
+    print(f"base {of(graph()):.2f}, tuned {of(other):.2f}, base with tuned MLPs {of(edited):.2f}")
+    return edited
+
+
+class LowRank(nn.Module):
+    """`x + B A x` with a bottleneck; at first it changes nothing."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(self.down(x))
+
+
+def adapter_at_one_edge() -> tuple[rw.Graph, LowRank]:
+    """How much can one edge learn?  Only the queries of one head read through the adapter."""
+    torch.manual_seed(0)
+    adapter = LowRank(576, rank=2)
+    edited = heads().splice("resid45", "a23.h3", adapter, operand=0, name="adapter")
+    optimizer = torch.optim.Adam(adapter.parameters(), lr=0.03)
+    for _ in range(5):
+        logits = edited(**ids()).logits[0, -1]
+        optimizer.zero_grad()
+        (logits[MARY] - logits[JOHN]).backward()
+        optimizer.step()
+    count = sum(p.numel() for p in edited.module.parameters() if p.requires_grad)
+    print(f"{count} weights at the edge into a23.h3.q: {of(heads()):.2f} -> {of(edited):.2f}")
+    return edited, adapter
+
+
+def frozen_norm() -> dict[str, float]:
+    """Who writes the answer?  With the scale of the last norm frozen the logits are linear in
+    the residual stream, so the direct effects of all writers add up to the logit difference."""
+    scale = graph().get_unique(match.op("rsqrt") & match.module("model.norm"))
+    stream, logits = scale.args[0].args[0].args[0].args[0].name, graph().nodes[-1]
+    tail = graph().freeze(scale.name, ids()).extract([stream], logits)
+    writers = match.op("embedding") | match.op("linear") & (
+        match.module("model.layers.*.*.o_proj") | match.module("model.layers.*.*.down_proj"))
+    written = graph().extract(None, graph().find(writers))(**ids())
+    effects = {name: mary(tail(**{stream: value})) for name, value in written.items()}
+    print(f"{len(effects)} direct effects add up to {sum(effects.values()):.3f}, the model has "
+          f"{of(graph()):.3f}; the largest: {max(effects.values()):.2f}")
+    return effects
+
+
+def cut_direct_path() -> rw.Graph:
+    """Does a head speak to the logits itself, or through later layers?  The logits get sums of
+    their own, and there the head is missing; everything else still reads it."""
+    own = heads().duplicate("resid59", readers="logits", upto=match.kind("head") | match.kind("mlp"))
+    edited = own.cut("a23.h3", "a23.out_copy")
+    gone = heads().ablate("a23.h3")
+    print(f"a23.h3 without its direct path: {of(heads()):.2f} -> {of(edited):.2f}, "
+          f"without all its paths: {of(gone):.2f}")
+    return edited
+
+
+def mean_ablation() -> rw.Graph:
+    """Is a layer needed for more than its average?  All heads write their mean over some texts."""
+    edited = heads().ablate("a23.h*", "mean", inputs=ids(*TEXTS))
+    print(f"all heads of a23 at their mean: {of(heads()):.2f} -> {of(edited):.2f}")
+    return edited
+
+
+class Sae(nn.Module):
+    """A stand-in for a sparse autoencoder: features are projections on directions [k, d]."""
+
+    def __init__(self, directions: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("directions", directions)
+
+    def forward(self, x: Tensor, without: int | None = None) -> Tensor:
+        features = x @ self.directions.mT
+        if without is not None:
+            features = features * (torch.arange(len(self.directions)) != without)
+        return features @ self.directions
+
+
+def sae() -> tuple[rw.Graph, rw.Graph, rw.Graph]:
+    """Does a feature matter?  The autoencoder is put into the stream together with what it
+    misses, so that the model is unchanged until a feature is."""
+    seen = heads().extract(None, "resid45")(**ids(*TEXTS)).flatten(0, 1)
+    coder = Sae(torch.linalg.svd(seen, full_matrices=False).Vh[:16])
+    alone = heads().insert("resid45", coder, name="sae")
+    whole = heads().insert("resid45", coder, name="sae", error=True)
+    without = whole.replace("sae", lambda x: coder(x, without=1))
+    print(f"{of(heads()):.2f}; by the autoencoder {of(alone):.2f}; with its error {of(whole):.2f}; "
+          f"without feature 1 {of(without):.2f}")
+    return alone, whole, without
+
+
+def ablate_direction() -> rw.Graph:
+    """Is a direction used?  The stream is split into its part along it and the rest."""
+    unembed = graph().module.get_parameter("lm_head.weight")
+    direction = (unembed[MARY] - unembed[JOHN])[None]
+    stream = match.op("add") & match.shape("batch", "seq", 576) & match.read_by(
+        match.module("model.layers.24.input_layernorm"))
+    split = graph().rewrite(rules.split_subspace(direction, "name"), at=stream)
+    part, rest = split.get(split.trail[0].node).args
+    edited = split.cut(part.name, split.trail[0].node)
+    print(f"split: {of(split):.2f}, without the direction Mary - John at layer 24: {of(edited):.2f}")
+    return edited
+
+
+def previous_token() -> Tensor:
+    """Which heads copy from the token before?  A pattern is split by distance, and the part of
+    what each head writes that comes from there is measured."""
+    layer = match.module("model.layers.16.*")
+    split = graph().rewrite(rules.open_attention, at=layer).rewrite(rules.split_mask(1, 1), at=layer)
+    (step,) = split.trail
+    near = split.get(step.node).args[0].name
+    values = split.extract(None, [near, step.node])(**ids())
+    near, all_ = (value[0, :, 1:].norm(dim=-1) for value in values.values())  # [head, query]
+    share = (near / all_).mean(-1)
+    print("a16, from the token before:", ", ".join(f"h{h} {s:.0%}" for h, s in enumerate(share)))
+    return share
+
+
+def patch_one_position() -> rw.Graph:
+    """Where is it known who gives?  The stream at one token comes from another sentence."""
+    for layer in (15, 25):
+        edited = heads().ablate(f"resid{2 * layer - 1}", "resample", at=(slice(None), 9),
+                                inputs=ids(OTHER))
+        print(f"second John as if Mary, before layer {layer}: {of(heads()):.2f} -> {of(edited):.2f}")
+    return edited
+
+
+def own_rule() -> rw.Graph:
+    """How is a gate opened?  A rule of your own, proved, then applied everywhere."""
+    gates = rw.rule("open_silu", "silu(x) = x * sigmoid(x)", examples="x: b s d")
+    print(rw.prove(gates))
+    edited = graph().rewrite(gates)
+    print(edited.trail[0], f"and {len(edited.trail) - 1} more; {of(edited):.2f}")
+    return edited
+
+
+def fold_gains() -> rw.Graph:
+    """Comparing weights across layers?  Gains of norms become part of the weights behind them."""
+    folded = graph().rewrite([rules.fold_scale, rules.fold_weights])
+    change = (folded(**ids()).logits - graph()(**ids()).logits).abs().max()
+    print(f"{folded.trail.counts()}; logits change by {change:.0e} at most")
+    return folded
+
+
+def save_and_load() -> rw.Graph:
+    """Passing an edited model on?  A file that `torch.export.load` reads as well."""
+    texts = ("A cat sits on the mat.", "A kitten rests on a rug.")
+    edited = bert().ablate("a5.h3")
+    with TemporaryDirectory() as place:
+        loaded = rw.load(rw.save(edited, Path(place) / "encoder.pt2"))
+    for name, encoder in {"as it is": bert(), "a5.h3 ablated, from the file": loaded}.items():
+        one, two = (encoder(**ids(t, name="minilm-l6")).last_hidden_state.mean(1) for t in texts)
+        print(f"{name}: similarity {torch.cosine_similarity(one, two).item():.4f}")
+    return loaded
+
+
+def difference() -> rw.Diff:
+    """What did I change?  As text and as a picture."""
+    edited = heads().splice("resid45", "a23.h3", torch.zeros_like, operand=0, name="no_query")
+    edited = edited.cut("a23.h1", "a23.out")
+    found = rw.diff(heads(), edited)
+    print(found)
+    return found
+
+
+RECIPES = (uniform_pattern, last_query, exchange_mlps, adapter_at_one_edge, frozen_norm,
+           cut_direct_path, mean_ablation, sae, ablate_direction, previous_token,
+           patch_one_position, own_rule, fold_gains, save_and_load, difference)
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:]
+    for recipe in RECIPES:
+        if not chosen or recipe.__name__ in chosen:
+            print(f"\n{recipe.__name__}: {recipe.__doc__}")
+            recipe()
