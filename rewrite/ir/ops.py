@@ -99,3 +99,23 @@ def as_ranges(indices: Sequence[int]) -> Ranges:
     if start is not None and previous is not None:
         ranges.append((start, previous + 1))
     return tuple(ranges)
+
+
+def copies(x: Tensor, count: int, index: Tensor | slice) -> Tensor:
+    """Some of the `count` copies that are stacked along the first axis.
+
+    >>> copies(torch.arange(6), 3, slice(1, 2))
+    tensor([2, 3])
+    """
+    return x.unflatten(0, (count, -1))[index].flatten(0, 1)
+
+
+def for_copies(x: Tensor, count: int) -> Tensor:
+    """The same rows for each of `count` copies, without further memory if the rows are one.
+
+    >>> for_copies(torch.tensor([[1], [2]]), 2).flatten()
+    tensor([1, 2, 1, 2])
+    """
+    if x.stride(0) == 0:
+        return x[:1].expand(count * x.shape[0], *x.shape[1:])
+    return x.repeat(count, *(1 for _ in x.shape[1:]))

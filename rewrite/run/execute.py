@@ -1,7 +1,7 @@
 """Running an expansion over a data set.
 
-An expansion lists all copies of a node together, in the order of the model; this executor
-calls its literal module.  A faster one has the same signature and the same results.
+An expansion lists all copies of a node together, in the order of the model.  They run stacked,
+each part once on all of its copies, where the model allows it, and one after another elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def batches(
         moved = batch.to(device)
         runs = {run: moved.inputs[run] for run in expansion.runs}
         with torch.no_grad():
-            outputs = expansion(**runs)
+            outputs = expansion.run(**runs)
         yield moved, [outputs] if expansion.single else outputs
         done += len(batch)
         if progress is not None:

@@ -1,0 +1,309 @@
+"""The stacked module of an expansion: each part is called once, on all of its copies together.
+
+Copies of one node never depend on each other, so they are stacked along the batch: value i of
+a stack holds rows i B to (i + 1) B.  What a part reads is gathered from the stacks of what
+writes it; masks and tables are the same for all copies.  The number of kernels does not grow
+with the number of paths, and the results are those of the literal module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import RewriteError
+from rewrite.expand.build import (
+    LAST,
+    Built,
+    Reading,
+    grouped,
+    keys_apart,
+    wanted_in_full,
+)
+from rewrite.expand.product import Copy, Product
+from rewrite.ir.dag import Constant, Join, Node, Source
+from rewrite.ir.flow import shape
+from rewrite.ir.ops import as_ranges, copies, for_copies, take
+from rewrite.parts import Component, Components
+from rewrite.parts.assemble import Assembler
+from rewrite.rules.slicer import Body
+
+aten = torch.ops.aten
+Reads = tuple[int, ...]
+
+
+class Unstackable(RewriteError):
+    """Copies cannot be stacked along the batch: says at which value, and why."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Copies of one value: its node, and the place of each copy in it."""
+
+    node: fx.Node
+    places: dict[int, int]
+
+
+class _StackAssembler(Assembler):
+    """An assembler whose context is spread over `count` copies."""
+
+    def __init__(self, parts: Components, runs: Sequence[str]) -> None:
+        super().__init__(parts, runs)
+        self.count = 1
+        self._spread: dict[tuple[fx.Node, int], fx.Node] = {}
+        self._batch = batch_of(parts)
+
+    def given(self, node: fx.Node) -> fx.Node:
+        """A context value, once for each copy if it has a batch."""
+        value = super().given(node)
+        if self.count == 1 or not has_batch(node, self._batch):
+            return value
+        key = (node, self.count)
+        if key not in self._spread:
+            self._spread[key] = self.graph.call_function(for_copies, (value, self.count))
+        return self._spread[key]
+
+    def part(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A component on `count` copies; the batch is no longer that of the model."""
+        made = super().part(*args, **kwargs)
+        if self.count > 1 and made.op == "call_module":
+            made.meta.pop("val", None)
+        return made
+
+
+def batch_of(parts: Components) -> frozenset[sympy.Symbol]:
+    """The symbol of the batch; raises `Unstackable` if it is fixed or does not come first."""
+    found: set[Any] = set()
+    for source in parts.cut.flow.sources:
+        size = sympy.sympify(shape(source)[0])
+        if not isinstance(size, sympy.Symbol):
+            raise Unstackable(f"the batch of {source.target} is fixed at {size}, so that copies "
+                              "cannot be stacked along it: trace with a batch that varies")
+        found.add(size)
+    for node in parts.cut.written:
+        if not has_batch(node, frozenset(found)):
+            raise Unstackable(f"{node.name} has no batch, so that its copies cannot be stacked")
+    return frozenset(found)
+
+
+def has_batch(node: fx.Node, batch: frozenset[sympy.Symbol]) -> bool:
+    """Whether the first axis of a value is (made of) the batch; no other one may be."""
+    value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        if sympy.sympify(getattr(getattr(value, "node", None), "expr", 0)).free_symbols & batch:
+            raise Unstackable(f"{node.name} is a size that depends on the batch")
+        return False
+    sizes = [sympy.sympify(size).free_symbols & batch for size in shape(node)]
+    if any(sizes[1:]):
+        raise Unstackable(f"the batch is not the first axis of {node.name}")
+    return bool(sizes and sizes[0])
+
+
+def build_stacked(
+    parts: Components, product: Product, runs: Sequence[str], reading: Reading,
+    single: bool = True,
+) -> Built:
+    """Wire stacks of copies, node by node in the order of the model."""
+    return _Stacker(parts, product, runs, reading).build(single)
+
+
+class _Stacker:
+    """`full` and `rows` hold stacks: of copies at all positions, and at the last one only."""
+
+    def __init__(
+        self, parts: Components, product: Product, runs: Sequence[str], reading: Reading
+    ) -> None:
+        self.parts, self.product, self.reading = parts, product, reading
+        self.assembler = _StackAssembler(parts, runs)
+        self.full: dict[str, Stack] = {}
+        self.rows: dict[str, Stack] = {}
+        self.last: dict[str, Stack] = {}
+        self.calls = self.weights = 0
+        self.members = {n for c in parts.components.values() for n in c.member_names}
+        self.wanted = wanted_in_full(parts, product, reading)
+        parameter = next(parts.graph.module.parameters(), None)
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+
+    def build(self, single: bool) -> Built:
+        for node in self.product.dag.nodes:
+            if isinstance(node, Constant) or node.name in self.members:
+                continue  # made where they are added up
+            made = self.product.copies[node.name]
+            if isinstance(node, Join) and (layer := self._layer(node.name)):
+                self._attention(layer, node, made)
+                continue
+            whole = [c for c in made if (node.name, c.index) in self.wanted]
+            rest = [c for c in made if (node.name, c.index) not in self.wanted]
+            if isinstance(node, Source):
+                self._source(node, made)
+            elif isinstance(node, Join):
+                self._join(node, whole, False)
+                self._join(node, rest, True)
+            else:
+                body = self._row_body(node.name) if rest else None
+                if body is None:  # all positions or none
+                    whole, rest = made, []
+                self._part(node, whole, False)
+                self._part(node, rest, True, body)
+        names = self.product.dag.outputs
+        outputs = tuple(tuple(self._output(name, i) for name, i in zip(names, root, strict=True))
+                        for root in self.product.roots)
+        module = self.assembler.finish(outputs[0] if single else outputs)
+        return Built(module, self.calls, self.weights)
+
+    # one kind of node after the other
+
+    def _source(self, node: Source, made: list[Copy]) -> None:
+        values = [self.assembler.source(next(iter(c.runs)), node.name) for c in made]
+        joined = values[0] if len(values) == 1 else self._call(aten.cat.default, values)
+        self.full[node.name] = Stack(joined, {c.index: i for i, c in enumerate(made)})
+
+    def _join(self, node: Join, made: list[Copy], rows: bool) -> None:
+        if made:
+            terms = [self._read(name, [c.reads[t] for c in made], rows)
+                     for t, name in enumerate(node.terms)]
+            self._keep(node.name, made, self.assembler.join(node.name, terms), rows)
+
+    def _part(self, node: Node, made: list[Copy], rows: bool, body: Body | None = None) -> None:
+        if not made:
+            return
+        values = [self._read(name, [c.reads[slot] for c in made], rows)
+                  for slot, name in enumerate(node.reads)]
+        self._keep(node.name, made, self._run(node.name, values, len(made), body=body), rows)
+
+    def _attention(self, layer: Component, join: Join, made: list[Copy]) -> None:
+        """Copies whose heads read alike are one call of the layer, the others calls of heads."""
+        names = [name for name in join.terms if name in self.members]
+        reads = {c.index: [self.product.copies[name][index].reads
+                           for name, index in zip(join.terms, c.reads, strict=True)
+                           if name in self.members] for c in made}
+        fused = [c for c in made if len(set(reads[c.index])) == 1]
+        apart = [c for c in made if len(set(reads[c.index])) > 1]
+        pieces: dict[bool, list[tuple[fx.Node, list[Copy]]]] = {False: [], True: []}
+        for rows, some in self._by_need(join.name, fused):
+            (group,) = grouped(layer, [reads[c.index] for c in some])
+            value = self._heads(layer, None, group.alike, [reads[c.index][0] for c in some], rows)
+            pieces[rows].append((value, some))
+        for rows, some in self._by_need(join.name, apart):
+            terms = []
+            for group in grouped(layer, [reads[c.index] for c in some]):
+                asked = [reads[c.index][group.heads[0]] for c in some]
+                distinct = list(dict.fromkeys(asked))
+                value = self._heads(layer, group.heads, group.alike, distinct, rows)
+                order = [distinct.index(read) for read in asked]
+                terms.append(self._gather(value, len(distinct), order))
+            terms += [self._read(name, [0] * len(some), rows)
+                      for name in join.terms if name not in names]
+            pieces[rows].append((self.assembler.join(join.name, terms), some))
+        for rows, found in pieces.items():
+            if found:
+                nodes = [node for node, _ in found]
+                joined = nodes[0] if len(nodes) == 1 else self._call(aten.cat.default, nodes)
+                self._keep(join.name, [c for _, some in found for c in some], joined, rows)
+
+    def _by_need(self, name: str, made: list[Copy]) -> list[tuple[bool, list[Copy]]]:
+        whole = [c for c in made if (name, c.index) in self.wanted]
+        rest = [c for c in made if (name, c.index) not in self.wanted]
+        return [(rows, some) for rows, some in ((False, whole), (True, rest)) if some]
+
+    def _heads(
+        self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
+        reads: list[Reads], rows: bool,
+    ) -> fx.Node:
+        """A group of heads on the distinct sets of copies that it reads."""
+        assert layer.region is not None
+        first = self.product.dag[layer.member_names[heads[0] if heads else 0]]
+        ports, body = [port for port, _ in layer.region.slots], None
+        if rows:
+            alike = keys_apart(alike)
+            body = self.parts.last_row(layer.short, heads, alike)
+        narrow = body is not None
+        values = [self._read(name, [read[slot] for read in reads],
+                             narrow and ports[slot] not in ("k", "v"))
+                  for slot, name in enumerate(first.reads)]
+        made = self._run(layer.short, values, len(reads), heads, alike, body)
+        if rows and not narrow:
+            made = self.assembler.graph.call_function(take, (made, 1, LAST))
+        return made
+
+    def _run(
+        self, name: str, values: list[fx.Node], count: int,
+        heads: tuple[int, ...] | None = None, alike: dict[str, str] | None = None,
+        body: Body | None = None,
+    ) -> fx.Node:
+        if self.parts.component(name).region is not None:
+            self.calls += 1
+            self.weights += count * (body or self.parts.body(name, heads, alike)).weights
+        self.assembler.count = count
+        made = self.assembler.part(name, values, heads, alike, body, name)
+        self.assembler.count = 1
+        return made
+
+    # reading and keeping stacks
+
+    def _keep(self, name: str, made: list[Copy], node: fx.Node, rows: bool) -> None:
+        places = {c.index: i for i, c in enumerate(made)}
+        (self.rows if rows else self.full)[name] = Stack(node, places)
+
+    def _read(self, name: str, wanted: list[int], rows: bool) -> fx.Node:
+        """The copies of a value in the order in which they are read."""
+        if isinstance(self.product.dag.by_name.get(name), Constant):
+            self.assembler.count = len(wanted)
+            value = self.assembler.constant(name)
+            self.assembler.count = 1
+            needs = rows and not name.endswith(".bias")  # a bias is the same at all positions
+            return self._call(take, value, 1, LAST) if needs else value
+        stack = self._last(name) if rows else self.full[name]
+        return self._gather(stack.node, len(stack.places), [stack.places[i] for i in wanted])
+
+    def _last(self, name: str) -> Stack:
+        """All copies of a value at the last position."""
+        if name not in self.last:
+            whole, rest = self.full.get(name), self.rows.get(name)
+            nodes, places = [], {}
+            for stack, narrow in ((whole, False), (rest, True)):
+                if stack is not None:
+                    nodes.append(stack.node if narrow else self._call(take, stack.node, 1, LAST))
+                    places |= {i: at + len(places) for i, at in stack.places.items()}
+            joined = nodes[0] if len(nodes) == 1 else self._call(aten.cat.default, nodes)
+            self.last[name] = Stack(joined, places)
+        return self.last[name]
+
+    def _gather(self, node: fx.Node, count: int, wanted: list[int]) -> fx.Node:
+        if wanted == list(range(count)):
+            return node
+        if wanted == list(range(wanted[0], wanted[0] + len(wanted))):
+            return self._call(copies, node, count, slice(wanted[0], wanted[0] + len(wanted)))
+        name = f"index{sum(str(key).startswith('index') for key in self.assembler.root)}"
+        self.assembler.root[name] = torch.tensor(wanted, device=self.device)
+        return self._call(copies, node, count, self.assembler.graph.get_attr(name))
+
+    def _output(self, name: str, index: int) -> fx.Node:
+        stack, columns = self.full.get(name), self.reading.columns
+        if self.reading.last:
+            narrow = name in self.rows and index in self.rows[name].places
+            value = self._read(name, [index], True)
+            if narrow or columns is None:
+                return value
+            return self._call(take, value, -1, as_ranges(columns))
+        assert stack is not None
+        return self._gather(stack.node, len(stack.places), [stack.places[index]])
+
+    def _row_body(self, name: str) -> Body | None:
+        columns = self.reading.columns if name in self.product.dag.outputs else None
+        return self.parts.last_row(name, columns=columns)
+
+    def _call(self, function: Any, *args: Any) -> fx.Node:
+        return self.assembler.graph.call_function(function, args)
+
+    def _layer(self, name: str) -> Component | None:
+        short, _, end = name.rpartition(".")
+        component = self.parts.components.get(short)
+        return component if end == "out" and component and component.members else None
+
+
