@@ -34,6 +34,7 @@ from rewrite.parts.assemble import Assembler
 from rewrite.rules.slicer import Body
 
 aten = torch.ops.aten
+COUNTS = {aten.arange.default, aten.arange.start, aten.arange.start_step, aten.cumsum.default}
 Reads = tuple[int, ...]
 
 
@@ -61,7 +62,7 @@ class _StackAssembler(Assembler):
     def given(self, node: fx.Node) -> fx.Node:
         """A context value, once for each copy if it has a batch."""
         value = super().given(node)
-        if self.count == 1 or not has_batch(node, self._batch):
+        if self.count == 1 or not has_batch(node, self._batch, True):
             return value
         key = (node, self.count)
         if key not in self._spread:
@@ -91,7 +92,7 @@ def batch_of(parts: Components) -> frozenset[sympy.Symbol]:
     return frozenset(found)
 
 
-def has_batch(node: fx.Node, batch: frozenset[sympy.Symbol]) -> bool:
+def has_batch(node: fx.Node, batch: frozenset[sympy.Symbol], context: bool = False) -> bool:
     """Whether the first axis of a value is (made of) the batch; no other one may be."""
     value = node.meta["val"]
     if not isinstance(value, Tensor):
@@ -101,7 +102,26 @@ def has_batch(node: fx.Node, batch: frozenset[sympy.Symbol]) -> bool:
     sizes = [sympy.sympify(size).free_symbols & batch for size in shape(node)]
     if any(sizes[1:]):
         raise Unstackable(f"the batch is not the first axis of {node.name}")
+    if context and sizes and sizes[0] and _counts_rows(node, batch):
+        raise Unstackable(f"{node.name} counts along the batch, so that it differs by copy")
     return bool(sizes and sizes[0])
+
+
+def _counts_rows(node: fx.Node, batch: frozenset[sympy.Symbol]) -> bool:
+    """Whether indices are made of numbers that count the rows of the batch."""
+    if node.meta["val"].is_floating_point() or node.meta["val"].dtype == torch.bool:
+        return False
+    seen, stack = set(), [node]
+    while stack:
+        at = stack.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        along = at.target is not aten.cumsum.default or at.args[1] == 0
+        if at.target in COUNTS and along and sympy.sympify(shape(at)[0]).free_symbols & batch:
+            return True
+        stack.extend(at.all_input_nodes)
+    return False
 
 
 def build_stacked(

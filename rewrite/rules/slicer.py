@@ -25,6 +25,12 @@ from rewrite.rules.slicing_table import push
 
 aten = torch.ops.aten
 enter_rules()
+FACTORIES = {
+    aten.arange.default, aten.arange.start, aten.arange.start_step, aten.zeros.default,
+    aten.ones.default, aten.full.default, aten.empty_like.default, aten.zeros_like.default,
+    aten.ones_like.default, aten.full_like.default, aten.new_zeros.default,
+    aten.new_ones.default, aten.new_full.default, aten.new_empty.default,
+}
 Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
 
 
@@ -117,6 +123,8 @@ class Slicer:
                 return self._scalar(node)
             if node.op == "get_attr":
                 return self._pick(self._weight(node), pick)
+            if node.target in FACTORIES and not pick:
+                return self._compute(node, pick, port)  # its sizes are those of what it is used on
             if not self.flow.from_weights(node):
                 return self._pick(self._given(node), pick)
         if node in self.special and len(shape(node)) - 1 not in pick:
