@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import CONTRACTIONS, Flow, shape
+from rewrite.ir.flow import CONTRACTIONS, PAIRED, Flow, args, shape
 from rewrite.rules.heads import VIEWS, Attention, Core, HeadAxis, data_of
 from rewrite.rules.picks import Pick
 from rewrite.rules.slicer import Slicer
@@ -69,7 +69,7 @@ def _narrows(flow: Flow, start: Sequence[fx.Node]) -> list[fx.Node]:
     for node in list(flow.graph.nodes)[min(map(flow.order.__getitem__, start)):]:
         if node not in behind and behind.isdisjoint(node.all_input_nodes):
             continue
-        if flow.contracts(node) or not _is_tensor(node) or not node.users:
+        if _multiplies(flow, node) or not _is_tensor(node) or not node.users:
             break
         behind.add(node)
         last = flow.order[node]
@@ -141,11 +141,17 @@ def _first_products(flow: Flow, node: fx.Node) -> list[fx.Node]:
         if user in seen or not flow.flows(user):
             continue
         seen.add(user)
-        if flow.contracts(user):
+        if _multiplies(flow, user):
             found.append(user)
         else:
             stack.extend(user.users)
     return found
+
+
+def _multiplies(flow: Flow, node: fx.Node) -> bool:
+    """Whether a node multiplies with a weight, be it one for each group of heads."""
+    return flow.contracts(node) or (node.target in PAIRED and any(
+        flow.from_weights(args(node)[i]) for i in PAIRED[node.target]))
 
 
 def _linear_tail(flow: Flow, projection: fx.Node) -> tuple[fx.Node, ...]:
