@@ -161,7 +161,7 @@ def page(found: list[Row], missing: int = 0) -> str:
         for law, seen in row.get("failed", {}).items():
             lines.append(f"| {row['name']} | {law} | {seen.replace('|', '/')} |")
     slower = [row for row in traced if row["notes"] and not row["failed"]]
-    lines += ["", "## Split, but slower than a head's share", "", "| family | where |", "|---|---|"]
+    lines += ["", "## Coarser or slower in places", "", "| family | where |", "|---|---|"]
     lines += [f"| {row['name']} | {row['notes'][0].replace('|', '/')} |" for row in slower]
     return "\n".join(lines) + "\n"
 
