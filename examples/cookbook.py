@@ -54,6 +54,18 @@ def bert() -> rw.Graph:
     return rw.trace("minilm-l6").components().as_graph()
 
 
+def stream(layer: int) -> str:
+    """The operator that writes the residual stream in front of a layer."""
+    reads = match.read_by(match.module(f"model.layers.{layer}.input_layernorm"))
+    return graph().expect(match.op("add") & match.shape("batch", "seq", 576) & reads, 1)[0]
+
+
+def port(head: str, letter: str) -> int:
+    """Which operand of a head its q, k or v is."""
+    body = heads().module.get_submodule(head.replace(".", "_"))
+    return [node.name for node in body.graph.find_nodes(op="placeholder")].index(letter)
+
+
 def ids(*texts: str, name: str = "smollm2-135m") -> dict[str, Tensor]:
     """Tokens of texts of one length, as graphs take them."""
     tokenizer = AutoTokenizer.from_pretrained(folder(name))
@@ -94,8 +106,9 @@ def uniform_pattern() -> rw.Graph:
 
 def last_query() -> rw.Graph:
     """What if every position looked for what the last one looks for?  Each takes the query of
-    the last one; keys and values stay.  Operands 0, 1, 2 of a head are what q, k and v read."""
-    edited = heads().splice("resid45", "a23.h3", lambda x: x[:, -1:].expand_as(x), operand=0)
+    the last one; keys, values and the other heads stay."""
+    edited = heads().splice("resid45", "a23.h3", lambda x: x[:, -1:].expand_as(x),
+                            port("a23.h3", "q"))
     print(f"the last query at all positions of a23.h3: {of(heads()):.2f} -> {of(edited):.2f}")
     return edited
 
@@ -137,7 +150,7 @@ def adapter_at_one_edge() -> tuple[rw.Graph, LowRank]:
     """How much can one edge learn?  Only the queries of one head read through the adapter."""
     torch.manual_seed(0)
     adapter = LowRank(576, rank=2)
-    edited = heads().splice("resid45", "a23.h3", adapter, operand=0, name="adapter")
+    edited = heads().splice("resid45", "a23.h3", adapter, port("a23.h3", "q"), name="adapter")
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.03)
     for _ in range(5):
         logits = edited(**ids()).logits[0, -1]
@@ -153,12 +166,12 @@ def frozen_norm() -> dict[str, float]:
     """Who writes the answer?  With the scale of the last norm frozen the logits are linear in
     the residual stream, so the direct effects of all writers add up to the logit difference."""
     scale = graph().get_unique(match.op("rsqrt") & match.module("model.norm"))
-    stream, logits = scale.args[0].args[0].args[0].args[0].name, graph().nodes[-1]
-    tail = graph().freeze(scale.name, ids()).extract([stream], logits)
+    end = graph().find(match.op("add") & match.shape("batch", "seq", 576))[-1]  # of the stream
+    tail = graph().freeze(scale.name, ids()).extract([end], graph().nodes[-1])
     writers = match.op("embedding") | match.op("linear") & (
         match.module("model.layers.*.*.o_proj") | match.module("model.layers.*.*.down_proj"))
     written = graph().extract(None, graph().find(writers))(**ids())
-    effects = {name: mary(tail(**{stream: value})) for name, value in written.items()}
+    effects = {name: mary(tail(**{end: value})) for name, value in written.items()}
     print(f"{len(effects)} direct effects add up to {sum(effects.values()):.3f}, the model has "
           f"{of(graph()):.3f}; the largest: {max(effects.values()):.2f}")
     return effects
@@ -167,7 +180,8 @@ def frozen_norm() -> dict[str, float]:
 def cut_direct_path() -> rw.Graph:
     """Does a head speak to the logits itself, or through later layers?  The logits get sums of
     their own, and there the head is missing; everything else still reads it."""
-    own = heads().duplicate("resid59", readers="logits", upto=match.kind("head") | match.kind("mlp"))
+    parts = match.kind("head") | match.kind("mlp")
+    own = heads().duplicate("resid59", readers="logits", upto=parts)
     edited = own.cut("a23.h3", "a23.out_copy")
     gone = heads().ablate("a23.h3")
     print(f"a23.h3 without its direct path: {of(heads()):.2f} -> {of(edited):.2f}, "
@@ -199,12 +213,13 @@ class Sae(nn.Module):
 def sae() -> tuple[rw.Graph, rw.Graph, rw.Graph]:
     """Does a feature matter?  The autoencoder is put into the stream together with what it
     misses, so that the model is unchanged until a feature is."""
-    seen = heads().extract(None, "resid45")(**ids(*TEXTS)).flatten(0, 1)
+    at = stream(layer=23)
+    seen = graph().extract(None, at)(**ids(*TEXTS)).flatten(0, 1)
     coder = Sae(torch.linalg.svd(seen, full_matrices=False).Vh[:16])
-    alone = heads().insert("resid45", coder, name="sae")
-    whole = heads().insert("resid45", coder, name="sae", error=True)
+    alone = graph().insert(at, coder, name="sae")
+    whole = graph().insert(at, coder, name="sae", error=True)
     without = whole.replace("sae", lambda x: coder(x, without=1))
-    print(f"{of(heads()):.2f}; by the autoencoder {of(alone):.2f}; with its error {of(whole):.2f}; "
+    print(f"{of(graph()):.2f}; by the autoencoder {of(alone):.2f}; with its error {of(whole):.2f}; "
           f"without feature 1 {of(without):.2f}")
     return alone, whole, without
 
@@ -213,12 +228,10 @@ def ablate_direction() -> rw.Graph:
     """Is a direction used?  The stream is split into its part along it and the rest."""
     unembed = graph().module.get_parameter("lm_head.weight")
     direction = (unembed[MARY] - unembed[JOHN])[None]
-    stream = match.op("add") & match.shape("batch", "seq", 576) & match.read_by(
-        match.module("model.layers.24.input_layernorm"))
-    split = graph().rewrite(rules.split_subspace(direction, "name"), at=stream)
-    part, rest = split.get(split.trail[0].node).args
-    edited = split.cut(part.name, split.trail[0].node)
-    print(f"split: {of(split):.2f}, without the direction Mary - John at layer 24: {of(edited):.2f}")
+    split = graph().rewrite(rules.split_subspace(direction, "name"), at=stream(layer=24))
+    whole = split.get(split.trail[0].node)  # the sum of both
+    edited = split.cut(whole.args[0].name, whole.name)
+    print(f"split {of(split):.2f}, before layer 24 without Mary - John {of(edited):.2f}")
     return edited
 
 
@@ -226,12 +239,11 @@ def previous_token() -> Tensor:
     """Which heads copy from the token before?  A pattern is split by distance, and the part of
     what each head writes that comes from there is measured."""
     layer = match.module("model.layers.16.*")
-    split = graph().rewrite(rules.open_attention, at=layer).rewrite(rules.split_mask(1, 1), at=layer)
-    (step,) = split.trail
-    near = split.get(step.node).args[0].name
-    values = split.extract(None, [near, step.node])(**ids())
-    near, all_ = (value[0, :, 1:].norm(dim=-1) for value in values.values())  # [head, query]
-    share = (near / all_).mean(-1)
+    split = graph().rewrite([rules.open_attention, rules.split_mask(1, 1)], at=layer)
+    whole = split.get(split.trail[0].node)  # the sum of both
+    values = split.extract(None, [whole.args[0].name, whole.name])(**ids())
+    near, both = (value[0, :, 1:].norm(dim=-1) for value in values.values())  # [head, query]
+    share = (near / both).mean(-1)
     print("a16, from the token before:", ", ".join(f"h{h} {s:.0%}" for h, s in enumerate(share)))
     return share
 
@@ -239,9 +251,9 @@ def previous_token() -> Tensor:
 def patch_one_position() -> rw.Graph:
     """Where is it known who gives?  The stream at one token comes from another sentence."""
     for layer in (15, 25):
-        edited = heads().ablate(f"resid{2 * layer - 1}", "resample", at=(slice(None), 9),
-                                inputs=ids(OTHER))
-        print(f"second John as if Mary, before layer {layer}: {of(heads()):.2f} -> {of(edited):.2f}")
+        edited = graph().ablate(stream(layer), "resample", at=(slice(None), 9), inputs=ids(OTHER))
+        print(f"second John from there, before layer {layer}: "
+              f"{of(graph()):.2f} -> {of(edited):.2f}")
     return edited
 
 
@@ -275,10 +287,11 @@ def save_and_load() -> rw.Graph:
 
 
 def difference() -> rw.Diff:
-    """What did I change?  As text and as a picture."""
-    edited = heads().splice("resid45", "a23.h3", torch.zeros_like, operand=0, name="no_query")
-    edited = edited.cut("a23.h1", "a23.out")
-    found = rw.diff(heads(), edited)
+    """What did I change?  As text, and as a picture by `difference().draw("diff.svg", around=0)`;
+    here of one layer, which is a graph by itself."""
+    layer = heads().extract(["resid45"], "resid47")
+    edited = layer.splice("resid45", "a23.h3", torch.zeros_like, port("a23.h3", "q"), "no_query")
+    found = rw.diff(layer, edited.insert("m23", LowRank(576, rank=2), name="adapter"))
     print(found)
     return found
 
