@@ -212,7 +212,7 @@ class Graph(Selecting, Editing):
         >>> import rewrite as rw
         >>> graph = rw.trace(torch.nn.GELU().eval(), inputs={"input": torch.ones(3, 2)})
         >>> print(graph.rewrite(rw.rule("negated", "gelu(x) = -(-gelu(x))", once=True)).trail)
-           1  negated  gelu: gelu(input) -> neg(neg(gelu(input)))
+           1  negated  gelu: gelu(input_1) -> neg(neg(gelu(input_1)))
         """
         from rewrite.rules.engine import rewrite
 

@@ -123,7 +123,7 @@ class Slicer:
                 return self._scalar(node)
             if node.op == "get_attr":
                 return self._pick(self._weight(node), pick)
-            if node.target in FACTORIES and not pick:
+            if not pick and self._can_make(node):
                 return self._compute(node, pick, port)  # its sizes are those of what it is used on
             if not self.flow.from_weights(node):
                 return self._pick(self._given(node), pick)
@@ -134,6 +134,19 @@ class Slicer:
         if node.target is aten.cat.default and (made := self._pieces(node, pick, port)):
             return made
         return self._compute(node, pick, port)
+
+    def _can_make(self, node: fx.Node) -> bool:
+        """Whether a tensor is made of sizes, those of values that the body has anyway."""
+        if node.target not in FACTORIES:
+            return False
+        needed: set[fx.Node] = set()
+        for operand in node.all_input_nodes:
+            if self.flow.flows(operand):
+                if self.ports:  # behind which port it would be read is not told
+                    return False
+                needed |= {operand} | self.flow.cone(operand, self.leaves)
+        needed |= {o for n in needed - self.leaves for o in self.flow.operands(n)}
+        return needed & self.leaves <= {leaf for _, leaf in self.slots}
 
     def _pieces(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node | None:
         """concat(x, y; d)[I at d] = concat(x[I_x], y[I_y]; d), without pieces of no interest."""

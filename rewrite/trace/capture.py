@@ -97,6 +97,7 @@ def _export(
         _check_sizes(exported.graph, flat, axes)
         clean(exported.graph)
         make_functional(exported.graph)
+        exported.graph.eliminate_dead_code()
         if kept := lasting(exported.graph):
             raise TraceError(f"{WRITES} a weight or a buffer, {kept[0].format_node()}")
         if mutates(exported.graph):

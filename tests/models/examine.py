@@ -243,6 +243,21 @@ def _part_of(at: _At, symbol: str) -> str:
         port.symbol == symbol for port in getattr(n, "ports", ())))
 
 
+def _stacked(at: _At, row: Row) -> None:
+    """Two hypotheses at once, stacked: what the literal module gives; or the reason why not."""
+    name = _patched(at)
+    exp = rw.expand([rw.Hypothesis(at.parts, {"clean": p}) for p in (name, "...")])
+    given = {"clean": at.clean, "corrupt": at.corrupt}
+    arguments = exp.arguments({r: given[r] for r in exp.runs})
+    if exp.not_stacked:
+        assert any(word in exp.not_stacked for word in ("batch", "copies")), exp.not_stacked
+        return
+    with torch.no_grad():
+        found, wanted = exp.stacked(*arguments), exp.module(*arguments)
+    gap = max(distance(list(f), list(w)) for f, w in zip(found, wanted, strict=True))
+    assert gap <= CLOSE, f"differs by {gap:.1e}"
+
+
 def _cost(at: _At, row: Row) -> None:
     name = _patched(at)
     exp = rw.expand(rw.Hypothesis(at.parts, {"clean": f"{name} -> ..."}))
@@ -252,5 +267,5 @@ def _cost(at: _At, row: Row) -> None:
 LAWS: dict[str, Callable[[_At, Row], None]] = {
     "trace": _trace_is_the_model, "gradients": _gradients_reach, "heads": _every_head,
     "parts": _parts_are_the_model, "one run": _one_run, "node patching": _node_patching,
-    "path patching": _path_patching, "cost": _cost,
+    "path patching": _path_patching, "stacked": _stacked, "cost": _cost,
 }

@@ -57,10 +57,10 @@ def test_the_page_says_what_failed(script: ModuleType) -> None:
     crash = {"name": "dbrx", "crash": "TraceError: a loop over experts"}
     failed = row("bitnet", passed=list(LAWS)[1:], failed={"heads": "0 of 8 | rsqrt"}, heads=0)
     page = script.page([row("gpt2"), failed, row("nanochat", fixed=True), crash], 3)
-    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 8 laws" in page
+    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 9 laws" in page
     assert "16 of 24 attention heads" in page and "3 more families" in page
-    assert "| gpt2 | 1.2 | 119 | 8 / 8 | 0.0e+00 | 5.0e-07 | 8 / 8 |" in page
-    assert "| *nanochat* |" in page and "8 / 8, fixed |" in page
+    assert "| gpt2 | 1.2 | 119 | 8 / 8 | 0.0e+00 | 5.0e-07 | 9 / 9 |" in page
+    assert "| *nanochat* |" in page and "9 / 9, fixed |" in page
     assert "| dbrx | trace | TraceError: a loop over experts |" in page
     assert "| bitnet | heads | 0 of 8 / rsqrt |" in page
 
@@ -74,5 +74,5 @@ def test_differences_from_the_written_page(
     assert script.differences([row("gpt2"), {"name": "led", "crash": "another"}]) == []
     lost = row("bert", heads=4, failed={"heads": "4 of 8"})
     assert script.differences([lost, {"name": "gpt2", "crash": "gone"}]) == [
-        "bert: heads 4 / 8, laws 8 / 8 (page: 8 / 8, 8 / 8) heads: 4 of 8",
-        "gpt2: heads not traced, laws gone (page: 8 / 8, 8 / 8)"]
+        "bert: heads 4 / 8, laws 9 / 9 (page: 8 / 8, 9 / 9) heads: 4 of 8",
+        "gpt2: heads not traced, laws gone (page: 8 / 8, 9 / 9)"]
