@@ -1,7 +1,7 @@
 """Surgery on pretrained models: short recipes, each checked against hooks by a test.
 
     python examples/cookbook.py                       all of them
-    python examples/cookbook.py uniform_pattern sae   some of them
+    python examples/cookbook.py previous_token own_rule   some of them
 
 `docs/cookbook.md` shows them with what they print.  Numbers are the logit of " Mary" minus that
 of " John" after the sentence below.  The model never changes: every edit gives a new graph.
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import rewrite as rw
 from rewrite import match, rules
@@ -66,10 +66,15 @@ def port(head: str, letter: str) -> int:
     return [node.name for node in body.graph.find_nodes(op="placeholder")].index(letter)
 
 
+@cache
+def tokenizer(name: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder(name))
+
+
 def ids(*texts: str, name: str = "smollm2-135m") -> dict[str, Tensor]:
     """Tokens of texts of one length, as graphs take them."""
-    tokenizer = AutoTokenizer.from_pretrained(folder(name))
-    return {"input_ids": tokenizer(texts or (SENTENCE,), return_tensors="pt")["input_ids"]}
+    encoded = tokenizer(name)(texts or (SENTENCE,), return_tensors="pt")
+    return {"input_ids": encoded["input_ids"]}
 
 
 MARY, JOHN = 5099, 2322  # tokens " Mary" and " John"
@@ -104,12 +109,15 @@ def uniform_pattern() -> rw.Graph:
     return edited
 
 
-def last_query() -> rw.Graph:
-    """What if every position looked for what the last one looks for?  Each takes the query of
-    the last one; keys, values and the other heads stay."""
-    edited = heads().splice("resid45", "a23.h3", lambda x: x[:, -1:].expand_as(x),
-                            port("a23.h3", "q"))
-    print(f"the last query at all positions of a23.h3: {of(heads()):.2f} -> {of(edited):.2f}")
+def other_query() -> rw.Graph:
+    """When does a head know what to look for?  All positions ask what one token asks; keys,
+    values and the other heads stay."""
+    for token, at in {"went": 4, "gave": 10, "to": -1}.items():
+        def one(x: Tensor, at: int = at) -> Tensor:
+            return x[:, at:][:, :1].expand_as(x)
+
+        edited = heads().splice("resid45", "a23.h3", one, port("a23.h3", "q"))
+        print(f"a23.h3 with the query of '{token}': {of(heads()):.2f} -> {of(edited):.2f}")
     return edited
 
 
@@ -210,7 +218,7 @@ class Sae(nn.Module):
         return features @ self.directions
 
 
-def sae() -> tuple[rw.Graph, rw.Graph, rw.Graph]:
+def autoencoder() -> tuple[rw.Graph, rw.Graph, rw.Graph]:
     """Does a feature matter?  The autoencoder is put into the stream together with what it
     misses, so that the model is unchanged until a feature is."""
     at = stream(layer=23)
@@ -296,13 +304,26 @@ def difference() -> rw.Diff:
     return found
 
 
-RECIPES = (uniform_pattern, last_query, exchange_mlps, adapter_at_one_edge, frozen_norm,
-           cut_direct_path, mean_ablation, sae, ablate_direction, previous_token,
-           patch_one_position, own_rule, fold_gains, save_and_load, difference)
+RECIPES = {
+    "A head's pattern made uniform, its values kept": uniform_pattern,
+    "One head asks the question of another token": other_query,
+    "MLPs exchanged between two checkpoints": exchange_mlps,
+    "A trainable adapter at one edge": adapter_at_one_edge,
+    "The last norm frozen: direct effects add up": frozen_norm,
+    "The direct path of a head cut": cut_direct_path,
+    "All heads of a layer at their mean": mean_ablation,
+    "A sparse autoencoder in the residual stream": autoencoder,
+    "A direction of the residual stream ablated": ablate_direction,
+    "Attention split by distance: previous-token heads": previous_token,
+    "One position patched from another run": patch_one_position,
+    "A rule of your own": own_rule,
+    "Gains of norms folded into weights": fold_gains,
+    "Saved, loaded, used": save_and_load,
+    "What changed, as text and picture": difference,
+}
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:]
-    for recipe in RECIPES:
-        if not chosen or recipe.__name__ in chosen:
-            print(f"\n{recipe.__name__}: {recipe.__doc__}")
+    for title, recipe in RECIPES.items():
+        if recipe.__name__ in (sys.argv[1:] or recipe.__name__):
+            print(f"\n{title} ({recipe.__name__})")
             recipe()

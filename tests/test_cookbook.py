@@ -116,10 +116,10 @@ def test_uniform_pattern() -> None:
 
 
 @pytest.mark.slow
-def test_last_query() -> None:
+def test_other_query() -> None:
     wanted = hooked({f"{LAYER}.self_attn.q_proj": lambda q: put(q, H3, q[:, -1:][H3])})
     other(wanted)
-    same(made("last_query"), wanted)
+    same(made("other_query"), wanted)
 
 
 @pytest.mark.slow
@@ -192,8 +192,8 @@ def test_mean_ablation() -> None:
 
 
 @pytest.mark.slow
-def test_sae() -> None:
-    alone, whole, without = made("sae")
+def test_autoencoder() -> None:
+    alone, whole, without = made("autoencoder")
     coder = alone.module.get_submodule("sae")
     wanted = hooked(inputs={LAYER: coder})
     other(wanted)
@@ -273,7 +273,7 @@ def test_difference() -> None:
 
 def test_all_recipes_are_tested_and_short() -> None:
     tests = "".join(inspect.getsource(f) for n, f in globals().items() if n.startswith("test_"))
-    for recipe in cookbook.RECIPES:
+    for recipe in cookbook.RECIPES.values():
         assert f'made("{recipe.__name__}")' in tests
         body = inspect.getsource(recipe).split('"""')[2].strip()
         assert len(body.splitlines()) <= 12, recipe.__name__
@@ -281,6 +281,6 @@ def test_all_recipes_are_tested_and_short() -> None:
 
 def test_the_page_shows_the_recipes() -> None:
     page = (ROOT / "docs" / "cookbook.md").read_text()
-    for recipe in cookbook.RECIPES:
+    for recipe in cookbook.RECIPES.values():
         body = inspect.getsource(recipe).split('"""')[2]
         assert body.strip() in page, "python docs/make_cookbook.py writes the page"
