@@ -11,13 +11,13 @@ and the work is linear in nodes x states however many paths there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from rewrite.ir.dag import Dag, Join, Node, Part, Source
+from rewrite.ir.dag import Dag, Node, Part, Source
 from rewrite.paths import Automaton
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Copy:
     """A copy of a node: the copies that it reads (aligned with `node.reads`), and its runs.
 
@@ -47,69 +47,84 @@ class Product:
         return {n.name: len(self.copies[n.name]) for n in self.dag.nodes if isinstance(n, counted)}
 
 
-@dataclass
-class _Consing:
-    """Hash-consing of the copies of one node."""
-
-    node: Node
-    known: dict[tuple[object, ...], int] = field(default_factory=dict)
-    copies: list[Copy] = field(default_factory=list)
-
-    def cons(self, key: tuple[object, ...], reads: tuple[int, ...], runs: frozenset[str]) -> int:
-        index = self.known.setdefault(key, len(self.copies))
-        if index == len(self.copies):
-            self.copies.append(Copy(self.node.name, index, reads, runs))
-        return index
-
-
 def expand_dag(dag: Dag, automata: Sequence[Automaton]) -> Product:
     """The smallest graph in which each path of each hypothesis reads the run assigned to it."""
-    tables = {node.name: _Consing(node) for node in dag.nodes}
-    roots, states = [], 0
-    for automaton in automata:
-        needed = _needed(dag, automaton)
-        made = _made(dag, automaton, needed, tables)
-        roots.append(tuple(made[name, automaton.start] for name in dag.outputs))
-        states += automaton.states
-    copies = {name: table.copies for name, table in tables.items()}
-    return Product(dag, copies, tuple(roots), states)
+    copying = _Copying(dag)
+    roots = tuple(copying.roots(automaton) for automaton in automata)
+    return Product(dag, copying.copies, roots, sum(each.states for each in automata))
 
 
-def _needed(dag: Dag, automaton: Automaton) -> dict[str, dict[int, None]]:
-    """The states in which each node is read, walking from the outputs to the sources."""
-    needed: dict[str, dict[int, None]] = {node.name: {} for node in dag.nodes}
-    for name in dag.outputs:
-        needed[name][automaton.start] = None
-    for node in reversed(dag.nodes):
-        states = needed[node.name]
-        if isinstance(node, Part):
-            for port in node.ports:
-                needed[port.reads].update(
-                    (automaton.step(state, port.symbol), None) for state in states)
-        elif isinstance(node, Join):
-            for term in node.terms:
-                needed[term].update((automaton.enter(state, term), None) for state in states)
-    return needed
+class _Copying:
+    """Hash-consing of copies.  Where one run is decided for all paths, it is copied once."""
 
+    def __init__(self, dag: Dag) -> None:
+        self.dag = dag
+        self.copies: dict[str, list[Copy]] = {node.name: [] for node in dag.nodes}
+        self.known: dict[str, dict[tuple[object, ...], int]] = {n.name: {} for n in dag.nodes}
+        self.plain: dict[tuple[str, str], int] = {}
 
-def _made(
-    dag: Dag, automaton: Automaton, needed: dict[str, dict[int, None]],
-    tables: dict[str, _Consing],
-) -> dict[tuple[str, int], int]:
-    """The copy of each node in each state, from the sources to the outputs."""
-    made: dict[tuple[str, int], int] = {}
-    for node in dag.nodes:
-        table = tables[node.name]
-        for state in needed[node.name]:
+    def cons(self, node: Node, reads: tuple[int, ...], run: str = "") -> int:
+        """The copy of a node that reads these copies; of a source, the one for this run."""
+        known, key = self.known[node.name], (run, *reads)
+        if key not in known:
+            behind = {self.copies[name][i].runs for name, i in zip(node.reads, reads, strict=True)}
+            runs = behind.pop() if len(behind) == 1 else (
+                frozenset((run,) if run else ()).union(*behind))
+            known[key] = len(known)
+            self.copies[node.name].append(Copy(node.name, known[key], reads, runs))
+        return known[key]
+
+    def roots(self, automaton: Automaton) -> tuple[int, ...]:
+        """The outputs for one automaton; only states that are not decided are walked."""
+        start, asked = automaton.start, _asked(self.dag, automaton)
+        made: dict[tuple[str, int], int] = {}
+
+        def copy(name: str, state: int) -> int:
+            run = automaton.decided(state)
+            return made[name, state] if run is None else self._plain(name, run)
+
+        for node, state, reads in reversed(asked):
+            run = ""
             if isinstance(node, Source):
                 run = automaton.run(automaton.step(state, node.name))
-                made[node.name, state] = table.cons((run,), (), frozenset((run,)))
+            found = tuple([copy(*read) for read in reads])
+            made[node.name, state] = self.cons(node, found, run)
+        return tuple(copy(name, start) for name in self.dag.outputs)
+
+    def _plain(self, name: str, run: str) -> int:
+        """The copy of a node in the forward pass of one run."""
+        stack = [] if (name, run) in self.plain else [name]
+        while stack:
+            node = self.dag[stack[-1]]
+            if missing := [read for read in node.reads if (read, run) not in self.plain]:
+                stack += missing
                 continue
+            reads = tuple(self.plain[read, run] for read in node.reads)
+            self.plain[node.name, run] = self.cons(
+                node, reads, run if isinstance(node, Source) else "")
+            stack.pop()
+        return self.plain[name, run]
+
+
+Visit = tuple[str, int]  # a node, and the state in which paths come to it
+
+
+def _asked(dag: Dag, automaton: Automaton) -> list[tuple[Node, int, list[Visit]]]:
+    """Each node in each open state, from the outputs to the sources, with what it reads there."""
+    states: dict[str, dict[int, None]] = {name: {} for name in dag.by_name}
+    decided, step, enter = automaton.decided, automaton.step, automaton.enter
+    if decided(automaton.start) is None:
+        for name in dag.outputs:
+            states[name][automaton.start] = None
+    asked: list[tuple[Node, int, list[Visit]]] = []
+    for node in reversed(dag.nodes):
+        for state in states[node.name]:
             if isinstance(node, Part):
-                reads = tuple(
-                    made[p.reads, automaton.step(state, p.symbol)] for p in node.ports)
+                reads = [(port.reads, step(state, port.symbol)) for port in node.ports]
             else:
-                reads = tuple(made[name, automaton.enter(state, name)] for name in node.reads)
-            behind = (tables[n].copies[i].runs for n, i in zip(node.reads, reads, strict=True))
-            made[node.name, state] = table.cons(reads, reads, frozenset().union(*behind))
-    return made
+                reads = [(name, enter(state, name)) for name in node.reads]
+            asked.append((node, state, reads))
+            for name, after in reads:
+                if decided(after) is None:
+                    states[name][after] = None
+    return asked

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Dag:
     """Nodes in an order where each comes after what it reads.
 
     `outputs` are the parts at which paths end.  `spellings` gives further names of a
-    symbol (`a5.kv1.k`, a module path): they are understood in patterns.
+    symbol (`a5.kv1.k`, a module path): they are understood in patterns.  `kept` holds what
+    later stages work out once for a wiring.
 
     >>> dag = Dag((Source("tokens"), Part("logits", (Port("logits", "tokens"),))), ("logits",))
     >>> dag.edges
@@ -85,6 +87,7 @@ class Dag:
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

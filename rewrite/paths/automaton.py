@@ -41,6 +41,7 @@ class Automaton:
         self._numbers: dict[tuple[int, ...], int] = {}
         self._entered: dict[tuple[int, int], int] = {}
         self._steps: dict[tuple[int, Place], int] = {}
+        self._decided: list[str | None] = []
         _ = self._number(tuple(bound.start for bound in runs.values()))
 
     @property
@@ -68,6 +69,10 @@ class Automaton:
             self._entered[key] = self._number(tuple(rests))
         return self._entered[key]
 
+    def decided(self, state: int) -> str | None:
+        """The run that every path on from this state reads, if that is clear by now."""
+        return self._decided[state]
+
     def run(self, state: int) -> str:
         """The run that a path reads, once its source has been stepped over."""
         rests = zip(self._runs, self._states[state], strict=True)
@@ -80,6 +85,8 @@ class Automaton:
         number = self._numbers.setdefault(rests, len(self._states))
         if number == len(self._states):
             self._states.append(rests)
+            clear = all(rest in (every, none) for rest in rests)
+            self._decided.append(self.run(number) if clear else None)
         return number
 
 

@@ -119,62 +119,121 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
 
     Raises what `bind` raises.
     """
-    sets = [paths(path_set) for path_set in path_sets]
-    asked = dict.fromkeys(name for each in sets for name in names_in(each.pattern))
-    named = {name: _named(name, dag) for name in asked}
-    for each in sets:
-        _check_names(each, named, dag)
-    letters = _letters(dag.symbols, named.values())
-    expressions = Expressions(len(set(letters.values())))
+    sets, wiring = [paths(path_set) for path_set in path_sets], Wiring.of(dag)
+    named = {name: wiring.named(name) for each in sets for name in names_in(each.pattern)}
+    if not all(named.values()):
+        for each in sets:
+            _check_names(each, named, dag)
+    letters = _letters(wiring.every, named.values())
+    expressions = wiring.expressions(len(letters))
     leaves = {
-        name: expressions.leaf(sum(1 << letter for letter in {letters[s] for s in symbols}))
+        name: expressions.leaf(sum(1 << n for n, letter in enumerate(letters) if letter & symbols))
         for name, symbols in named.items()
     }
-    reader, within = _Reader(expressions, leaves), _within(letters, dag)
-    places = _places(letters, within, dag)
+    reader, within = _Reader(expressions, leaves), _Within(wiring, letters)
+    places = _Places(wiring, letters, within)
     return tuple(
         BoundSet(dag, expressions, places, within, reader.set(each.pattern)) for each in sets
     )
 
 
-def _named(name: str, dag: Dag) -> frozenset[str]:
-    return frozenset(s for s in dag.symbols if matches(name, (s, *dag.spellings.get(s, ()))))
+def _letters(every: int, groups: Iterable[int]) -> tuple[int, ...]:
+    """Sets of symbols that every group has all or none of, those that come first in front."""
+    cells = [every]
+    for group in groups:
+        cells = [part for cell in cells for part in (cell & group, cell & ~group) if part]
+    return tuple(sorted(cells, key=lambda cell: cell & -cell))
 
 
-def _letters(symbols: Iterable[str], groups: Iterable[frozenset[str]]) -> dict[str, int]:
-    """A number for each symbol; two share it when every group has both or neither."""
-    members = dict.fromkeys(symbols, 0)
-    for bit, group in enumerate(groups):
-        for symbol in group:
-            members[symbol] |= 1 << bit
-    numbers: dict[int, int] = {}
-    return {s: numbers.setdefault(groups, len(numbers)) for s, groups in members.items()}
+class Wiring:
+    """What binding needs to know of a graph, worked out once; sets of symbols are bit masks.
+
+    Bound sets with equally many letters share a store of expressions: what one pattern has
+    derived, another of the same form finds there.
+
+    >>> from rewrite.ir.dag import Dag, Part, Port, Source
+    >>> wiring = Wiring.of(Dag((Source("x"), Part("y", (Port("y", "x"),))), ("y",)))
+    >>> wiring.named("y"), wiring.above
+    (2, {'x': 1, 'y': 3})
+    """
+
+    def __init__(self, dag: Dag) -> None:
+        self.dag: Dag = dag
+        self.bits: dict[str, int] = {symbol: 1 << n for n, symbol in enumerate(dag.symbols)}
+        self.every: int = (1 << len(self.bits)) - 1
+        self.above: dict[str, int] = {}
+        """For each node, the symbols on the paths that end there, its own included."""
+        self.reads: dict[str, list[str]] = {symbol: [] for symbol in self.bits}
+        """For each symbol, the values that a path can come from when it is spelt next."""
+        self._named: dict[str, int] = {}
+        """Atoms that have been asked for; those that are no patterns are known from the start."""
+        self._stores: dict[int, Expressions] = {}
+        for node in dag.nodes:
+            above = sum({self.bits[symbol] for symbol in symbols_of(node)})
+            for name in node.reads:
+                above |= self.above[name]
+            self.above[node.name] = above
+            for port in node.ports if isinstance(node, Part) else ():
+                self.reads[port.symbol].append(port.reads)
+        for symbol, bit in self.bits.items():
+            spelt = (symbol, *dag.spellings.get(symbol, ()))
+            for name in {start for each in spelt for start in _starts(each)}:
+                if matches(name, spelt):
+                    self._named[name] = self._named.get(name, 0) | bit
+
+    @classmethod
+    def of(cls, dag: Dag) -> Wiring:
+        """The one of this graph."""
+        if cls not in dag.kept:
+            dag.kept[cls] = cls(dag)
+        return dag.kept[cls]
+
+    def named(self, name: str) -> int:
+        """The symbols that an atom names."""
+        if name not in self._named:
+            spellings = self.dag.spellings
+            self._named[name] = sum(bit for symbol, bit in self.bits.items()
+                                    if matches(name, (symbol, *spellings.get(symbol, ()))))
+        return self._named[name]
+
+    def expressions(self, letters: int) -> Expressions:
+        """The store for this number of letters."""
+        if letters not in self._stores:
+            self._stores[letters] = Expressions(letters)
+        return self._stores[letters]
 
 
-def _within(letters: Mapping[str, int], dag: Dag) -> dict[str, int]:
+class _Within(dict[str, int]):
     """For each node, the letters on the paths that end there, its own included."""
-    within: dict[str, int] = {}
-    for node in dag.nodes:
-        mask = 0
-        for read in node.reads:
-            mask |= within[read]
-        for symbol in symbols_of(node):
-            mask |= 1 << letters[symbol]
-        within[node.name] = mask
-    return within
+
+    def __init__(self, wiring: Wiring, letters: Sequence[int]) -> None:
+        super().__init__()
+        self._above: Mapping[str, int] = wiring.above
+        self._letters: list[tuple[int, int]] = [(1 << n, cell) for n, cell in enumerate(letters)]
+
+    def __missing__(self, node: str) -> int:
+        above = self._above[node]
+        self[node] = mask = sum(bit for bit, cell in self._letters if above & cell)
+        return mask
 
 
-def _places(letters: Mapping[str, int], within: Mapping[str, int], dag: Dag) -> dict[str, Place]:
-    """Each symbol with the letters that a path can have before it."""
-    upstream = dict.fromkeys(letters, 0)
-    for node in dag.nodes:
-        if isinstance(node, Part):
-            for port in node.ports:
-                upstream[port.symbol] |= within[port.reads]
-    return {symbol: Place(letter, upstream[symbol]) for symbol, letter in letters.items()}
+class _Places(dict[str, Place]):
+    """Each symbol with its letter, and the letters that a path can have before it."""
+
+    def __init__(self, wiring: Wiring, letters: Sequence[int], within: _Within) -> None:
+        super().__init__()
+        self._wiring, self._letters, self._within = wiring, letters, within
+
+    def __missing__(self, symbol: str) -> Place:
+        bit, upstream = self._wiring.bits[symbol], 0
+        for read in self._wiring.reads[symbol]:
+            upstream |= self._within[read]
+        letter = next(n for n, cell in enumerate(self._letters) if cell & bit)
+        self[symbol] = place = Place(letter, upstream)
+        return place
 
 
-def _check_names(path_set: PathSet, named: Mapping[str, frozenset[str]], dag: Dag) -> None:
+def _check_names(path_set: PathSet, named: Mapping[str, int], dag: Dag) -> None:
     text = str(path_set)
     for token in tokens(text):
         if token.kind == "name" and not named[token.text]:
@@ -186,8 +245,13 @@ def _check_names(path_set: PathSet, named: Mapping[str, frozenset[str]], dag: Da
 def _known(dag: Dag) -> dict[str, None]:
     """All names that a pattern may use, without repetition."""
     spelt = [name for s in dag.symbols for name in (s, *dag.spellings.get(s, ()))]
-    cut = (name.split(".") for name in spelt)
-    return dict.fromkeys(".".join(part[:n]) for part in cut for n in range(1, len(part) + 1))
+    return dict.fromkeys(start for name in spelt for start in _starts(name))
+
+
+def _starts(name: str) -> list[str]:
+    """The name cut behind each of its segments."""
+    segments = name.split(".")
+    return [".".join(segments[:n]) for n in range(1, len(segments) + 1)]
 
 
 @dataclass(frozen=True)
