@@ -45,7 +45,7 @@ def code(function: object) -> str:
     lines, doc = source.splitlines(), tree.body[0]
     if ast.get_docstring(tree):
         del lines[doc.lineno - 1:doc.end_lineno]
-    return "\n".join(lines).strip()
+    return "\n".join(lines).strip().replace("):\n\n", "):\n")
 
 
 def printed(recipe: object) -> str:
@@ -64,16 +64,14 @@ def why(recipe: object) -> str:
     return " ".join((inspect.getdoc(recipe) or "").split())
 
 
-def section(number: int, recipe: object, helpers: dict[str, object]) -> str:
-    """One recipe; what it alone uses stands above it."""
-    name = recipe.__name__  # type: ignore[attr-defined]
+def section(number: int, title: str, recipe: object, helpers: dict[str, object]) -> str:
+    """One recipe; helpers that it is the first to use stand above it."""
+    print(f"{number}  {title}", file=sys.stderr)
     body = code(recipe)
-    used = [code(helper) for key, helper in helpers.items() if key in body]
-    print(f"{number}  {name}", file=sys.stderr)
-    title = name.replace("_", " ").capitalize()
+    used = [code(helpers.pop(name)) for name in list(helpers) if name in body]
     lines = [f"## {number}. {title}", "", why(recipe), "", "```python",
              "\n\n\n".join([*used, body]), "```", "", "```text", printed(recipe), "```"]
-    if name == "difference":
+    if recipe.__name__ == "difference":  # type: ignore[attr-defined]
         lines += ["", f"![What changed: two nodes added, two edges rewired]({IMAGE.as_posix()})"]
     return "\n".join(lines)
 
@@ -83,18 +81,18 @@ def main() -> None:
 
     own = {name: thing for name, thing in vars(cookbook).items()
            if getattr(thing, "__module__", "") == "cookbook"}
-    recipes = cookbook.RECIPES
-    local = {name: own[name] for name in ("tuned", "LowRank", "Sae")}
+    recipes = cookbook.RECIPES.values()
+    helpers = {name: own[name] for name in ("tuned", "LowRank", "Sae")}
     shared = [inspect.getsource(own[name]).strip() for name in own
-              if own[name] not in (*recipes, *local.values())]
+              if own[name] not in (*recipes, *helpers.values())]
     constants = inspect.getsource(cookbook)
     start = constants.index("SENTENCE = ")
     text = constants[start:constants.index("\n\n", start)]
     parts = [HEAD.format(sentence=shorten(cookbook.SENTENCE, WIDTH)),
-             *(section(i + 1, r, local) for i, r in enumerate(recipes)),
+             *(section(i + 1, *each, helpers) for i, each in enumerate(cookbook.RECIPES.items())),
              "\n".join(["## What the recipes share", "", "```python", text,
                         f"MARY, JOHN = {cookbook.MARY}, {cookbook.JOHN}  # tokens", "",
-                        "\n\n\n".join(["", *shared]), "```"])]
+                        "\n" + "\n\n\n".join(shared), "```"])]
     (Path(__file__).parent / "cookbook.md").write_text("\n\n".join(parts) + "\n")
 
 
