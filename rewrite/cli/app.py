@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from rewrite.cli import rules as rule_commands
 from rewrite.cli import show
 from rewrite.cli.sized import trace_sized
 from rewrite.draw import draw as draw_to
-from rewrite.errors import FileError
+from rewrite.errors import FileError, RuleError
 from rewrite.expand import expand
 from rewrite.files import read_experiment, save
 from rewrite.ir.graph import Graph
@@ -133,6 +134,28 @@ def sweep(
         if out is not None:
             show.say(f"wrote {save(result, out)}" if out.suffix == ".json"
                      else f"wrote {result.draw(out)}")
+
+
+@app.command()
+def rules(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of rules; all if left out.")]
+        = None,
+    prove: Annotated[bool, typer.Option("--prove", help="Prove each one now.")] = False,
+    on: Annotated[str | None, typer.Option(
+        "--on", help="A model to apply the named rules to; prints each step.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Only at nodes of this name (glob).")]
+        = None,
+    out: Out = None,
+) -> None:
+    """List the rewrite rules, prove them, or apply some to a model (--out draws the change)."""
+    with show.errors():
+        found = rule_commands.named(names or ())
+        if on is None:
+            show.table(rule_commands.listed(found, prove), folds="equation")
+            return
+        if not names:
+            raise RuleError("say which rules to apply: rewrite rules open_attention --on MODEL")
+        rule_commands.applied(_trace(on), found, at, out)
 
 
 @app.command()

@@ -44,12 +44,13 @@ def steps(on: Console = console) -> Iterator[Callable[[str], Report]]:
         yield step
 
 
-def table(frame: pd.DataFrame, title: str = "") -> None:
-    """Print a data frame."""
+def table(frame: pd.DataFrame, title: str = "", folds: str = "") -> None:
+    """Print a data frame; column `folds` takes several lines where the terminal is narrow."""
     shown = Table(title=title, title_justify="left")
     for column in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[column])
-        shown.add_column(str(column), justify="right" if numeric else "left", no_wrap=True)
+        shown.add_column(str(column), justify="right" if numeric else "left",
+                         no_wrap=str(column) != folds, overflow="fold")
     for row in frame.itertuples(index=False):
         shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else _escape(str(v)) for v in row))
     console.print(shown)

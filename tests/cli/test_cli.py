@@ -160,3 +160,22 @@ def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     result = run("demo", "--model", str(folder), "--out", str(tmp_path / "file" / "out"))
     assert result.exit_code == 1 and "choose another folder" in result.output
     assert "tracing" not in result.output, "found out before anything is computed"
+
+
+def test_rules_are_listed_proved_and_applied(folder: Path, tmp_path: Path) -> None:
+    listed = run("rules")
+    assert listed.exit_code == 0 and "open_attention" in listed.output
+    proved = run("rules", "distribute", "split_norm", "--prove")
+    assert proved.output.count("proved") == 2 and "undecided" not in proved.output
+    picture = tmp_path / "opened.svg"
+    done = run("rules", "open_attention", "--on", str(folder), "--out", str(picture))
+    assert done.exit_code == 0, done.output
+    assert "1  open_attention" in done.output and "added" in done.output
+    assert "<svg" in picture.read_text()
+
+
+def test_rules_that_are_not_there(folder: Path) -> None:
+    assert "did you mean distribute" in run("rules", "distribut").stderr
+    assert "say which rules to apply" in run("rules", "--on", str(folder)).stderr
+    lost = run("rules", "open_attention", "--on", str(folder), "--at", "nowhere")
+    assert lost.exit_code == 1 and "selects 0 nodes" in lost.stderr
