@@ -60,12 +60,6 @@ def stream(layer: int) -> str:
     return graph().expect(match.op("add") & match.shape("batch", "seq", 576) & reads, 1)[0]
 
 
-def port(head: str, letter: str) -> int:
-    """Which operand of a head its q, k or v is."""
-    body = heads().module.get_submodule(head.replace(".", "_"))
-    return [node.name for node in body.graph.find_nodes(op="placeholder")].index(letter)
-
-
 @cache
 def tokenizer(name: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder(name))
@@ -116,7 +110,7 @@ def other_query() -> rw.Graph:
         def one(x: Tensor, at: int = at) -> Tensor:
             return x[:, at:][:, :1].expand_as(x)
 
-        edited = heads().splice("resid45", "a23.h3", one, port("a23.h3", "q"))
+        edited = heads().splice("resid45", "a23.h3", one, "q")
         print(f"a23.h3 with the query of '{token}': {of(heads()):.2f} -> {of(edited):.2f}")
     return edited
 
@@ -158,7 +152,7 @@ def adapter_at_one_edge() -> tuple[rw.Graph, LowRank]:
     """How much can one edge learn?  Only the queries of one head read through the adapter."""
     torch.manual_seed(0)
     adapter = LowRank(576, rank=2)
-    edited = heads().splice("resid45", "a23.h3", adapter, port("a23.h3", "q"), name="adapter")
+    edited = heads().splice("resid45", "a23.h3", adapter, "q", name="adapter")
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.03)
     for _ in range(5):
         logits = edited(**ids()).logits[0, -1]
@@ -298,7 +292,7 @@ def difference() -> rw.Diff:
     """What did I change?  As text, and as a picture by `difference().draw("diff.svg", around=0)`;
     here of one layer, which is a graph by itself."""
     layer = heads().extract(["resid45"], "resid47")
-    edited = layer.splice("resid45", "a23.h3", torch.zeros_like, port("a23.h3", "q"), "no_query")
+    edited = layer.splice("resid45", "a23.h3", torch.zeros_like, "q", "no_query")
     found = rw.diff(layer, edited.insert("m23", LowRank(576, rank=2), name="adapter"))
     print(found)
     return found

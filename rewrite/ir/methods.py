@@ -131,21 +131,22 @@ class Editing:
         return surgery.delete(self, name)
 
     def rewire(
-        self: Graph, reader: str, old: str, new: str | Tensor | float, operand: int | None = None
+        self: Graph, reader: str, old: str, new: str | Tensor | float,
+        operand: int | str | None = None,
     ) -> Graph:
         """`reader` reads `new` where it reads `old`: another node, or a constant.
 
-        With `operand`, only at that position (of a head: 0, 1, 2 for its three readings).
+        With `operand`, only at that position, or by that port of a head: "q", "k" or "v".
 
-        >>> early = parts.as_graph().rewire("a1.h2", "resid2", "resid0", operand=1)
-        >>> [node.name for node in early.get("a1.h2").args[:3]]
-        ['resid2', 'resid0', 'resid2']
+        >>> early = parts.as_graph().rewire("a1.h2", "resid2", "resid0", operand="k")
+        >>> [node.name for node in early.get("a1.h2").args[:3]]  # k, q, v
+        ['resid0', 'resid2', 'resid2']
         """
         from rewrite.ir import surgery
 
         return surgery.rewire(self, reader, old, new, operand)
 
-    def cut(self: Graph, writer: str, reader: str, operand: int | None = None) -> Graph:
+    def cut(self: Graph, writer: str, reader: str, operand: int | str | None = None) -> Graph:
         """The edge is gone: `reader` reads zeros where it reads `writer`.
 
         >>> parts.as_graph().cut("a1.h2", "a1.out").find("a1_h2")
@@ -157,12 +158,12 @@ class Editing:
 
     def splice(
         self: Graph, writer: str, reader: str, function: Callable[[Tensor], Tensor],
-        operand: int | None = None, name: str | None = None,
+        operand: int | str | None = None, name: str | None = None,
     ) -> Graph:
         """`reader` reads `function(writer)` where it reads `writer`; others read on as before.
 
         >>> adapter = torch.nn.Linear(32, 32)
-        >>> spliced = parts.as_graph().splice("resid2", "a1.h2", adapter, operand=0, name="lora")
+        >>> spliced = parts.as_graph().splice("resid2", "a1.h2", adapter, operand="q", name="lora")
         >>> [node.name for node in spliced.get("lora").users]
         ['a1_h2']
         """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from rewrite.errors import SurgeryError
+from rewrite.errors import SurgeryError, near
 from rewrite.ir.edit import Edit, copy_module
 from rewrite.ir.find import get
 from rewrite.ir.match import reached
@@ -113,7 +113,7 @@ def values_of(graph: Graph, names: Sequence[str], inputs: Mapping[str, Tensor]) 
 
 
 def rewire(
-    graph: Graph, reader: str, old: str, new: str | Tensor | float, operand: int | None = None
+    graph: Graph, reader: str, old: str, new: str | Tensor | float, operand: int | str | None = None
 ) -> Graph:
     """See `Graph.rewire`."""
     edit = Edit(graph)
@@ -128,13 +128,13 @@ def rewire(
     return edit.done()
 
 
-def cut(graph: Graph, writer: str, reader: str, operand: int | None = None) -> Graph:
+def cut(graph: Graph, writer: str, reader: str, operand: int | str | None = None) -> Graph:
     """See `Graph.cut`."""
     return rewire(graph, reader, writer, 0.0, operand)
 
 
 def splice(
-    graph: Graph, writer: str, reader: str, function: Function, operand: int | None = None,
+    graph: Graph, writer: str, reader: str, function: Function, operand: int | str | None = None,
     name: str | None = None,
 ) -> Graph:
     """See `Graph.splice`."""
@@ -146,7 +146,7 @@ def splice(
     return edit.done()
 
 
-def _read(reader: fx.Node, old: fx.Node, new: fx.Node, operand: int | None) -> None:
+def _read(reader: fx.Node, old: fx.Node, new: fx.Node, operand: int | str | None) -> None:
     """`reader` reads `new` where it read `old`, at one of its operands or at all."""
     if old not in reader.all_input_nodes:
         read = ", ".join(node.name for node in reader.all_input_nodes) or "nothing"
@@ -156,6 +156,8 @@ def _read(reader: fx.Node, old: fx.Node, new: fx.Node, operand: int | None) -> N
     def swap(node: fx.Node) -> fx.Node:
         return new if node is old else node
 
+    if isinstance(operand, str):
+        operand = _port(reader, operand)
     if operand is None:
         reader.args, reader.kwargs = fx.map_arg((reader.args, reader.kwargs), swap)
         return
@@ -165,6 +167,19 @@ def _read(reader: fx.Node, old: fx.Node, new: fx.Node, operand: int | None) -> N
                            f"as operand {', '.join(map(str, holds)) or 'with a name only'}")
     items[operand] = fx.map_arg(items[operand], swap)
     reader.args = (tuple(items),) if reader.op == "output" else tuple(items)
+
+
+def _port(reader: fx.Node, name: str) -> int:
+    """The operand that a body calls by this name: q, k or v of a head."""
+    body = reader.graph.owning_module
+    assert body is not None
+    called = body.get_submodule(str(reader.target)) if reader.op == "call_module" else None
+    names = [] if not isinstance(called, fx.GraphModule) else [
+        node.name for node in called.graph.find_nodes(op="placeholder")]
+    if name not in names:
+        told = near(name, names) if names else "say which operand by its number"
+        raise SurgeryError(f"{reader.name!r} has no reading called {name!r}; {told}")
+    return names.index(name)
 
 
 def _operands(reader: fx.Node) -> Sequence[Any]:

@@ -167,8 +167,11 @@ def equations(of: Rule) -> list[Rule]:
 
 
 def _lines(function: Callable[[Site], Answer]) -> int:
-    """Lines of a function, without decorators and documentation."""
-    (tree,) = ast.parse(dedent(getsource(function))).body
+    """Lines of a function, without decorators and documentation; 0 where there is no source."""
+    try:
+        (tree,) = ast.parse(dedent(getsource(function))).body
+    except OSError:  # written at a prompt
+        return 0
     assert isinstance(tree, ast.FunctionDef)
     body = tree.body[1:] if ast.get_docstring(tree) else tree.body
     return 1 + (body[-1].end_lineno or 0) - body[0].lineno + 1

@@ -113,8 +113,8 @@ def split_subspace(basis: Tensor, name: str = "subspace") -> Rule:
         device = node.meta["val"].device
         onto = site.constant(read.to(device, dtype), f"{name}_read")
         back = site.constant(write.to(device, dtype), f"{name}_write")
-        inside = site.write("(x @ r) @ w", x=x, r=onto, w=back)
-        return site.write("p + (x - p)", p=inside, x=x)
+        # the projection stands twice, so that an edit of the first term leaves the rest alone
+        return site.write("(x @ r) @ w + (x - (x @ r) @ w)", x=x, r=onto, w=back)
 
     return apply
 

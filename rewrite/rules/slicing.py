@@ -37,6 +37,7 @@ def _permute(node: fx.Node, pick: Pick) -> Pushed:
     return Pushed({0: {order[dim]: indices for dim, indices in pick.items()}})
 
 
+# unsqueeze(x, d)[.., I at another axis, ..] = unsqueeze(x[.., I, ..], d)
 @rule_for(aten.unsqueeze.default)
 def _unsqueeze(node: fx.Node, pick: Pick) -> Pushed | None:
     new = args(node)[1] % len(shape(node))
