@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from rewrite.errors import InputError, near
 from rewrite.ir.methods import Editing, Selecting
+from rewrite.ir.values import attribute
 
 Dim = int | str
 
@@ -119,7 +120,7 @@ class Graph(Selecting, Editing):
         """Floating weights: name, type when they were traced, and the tensor itself."""
         found = []
         for node in self.module.graph.find_nodes(op="get_attr"):
-            seen, tensor = node.meta.get("val"), _attribute(self.module, str(node.target))
+            seen, tensor = node.meta.get("val"), attribute(self.module, str(node.target))
             if isinstance(seen, Tensor) and seen.is_floating_point() and isinstance(tensor, Tensor):
                 found.append((str(node.target), seen.dtype, tensor))
         # Conversion of a model puts new buffers in place of the old ones, which a graph keeps.
@@ -267,12 +268,6 @@ def _changed(weights: tuple[tuple[str, torch.dtype, Tensor], ...]) -> str | None
                     f"the model's weights and holds for one type only: trace the model again, or "
                     f"undo the change by model.to(torch.{was})")
     return None
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    for part in name.split("."):
-        owner = getattr(owner, part)
-    return owner
 
 
 def _check_one(spec: InputSpec, value: Tensor, sizes: dict[str, int], where: str) -> None:

@@ -13,11 +13,11 @@ from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.ops import total
 from rewrite.ir.spec import check
 from rewrite.ir.values import alike as same
-from rewrite.ir.values import infer, mode_of
+from rewrite.ir.values import attribute, infer, mode_of
 from rewrite.parts.component import Component, Components
 from rewrite.parts.names import member_of
 from rewrite.parts.stacks import source_name
-from rewrite.rules.slicer import Body, find
+from rewrite.rules.slicer import Body
 
 aten = torch.ops.aten
 
@@ -185,7 +185,7 @@ def context_module(parts: Components, wanted: Sequence[fx.Node]) -> fx.GraphModu
         if node.op == "placeholder" or node in needed:
             made[node] = graph.node_copy(node, made.__getitem__)
             if node.op == "get_attr":
-                weights[node.target] = find(parts.graph.module, node.target)
+                weights[node.target] = attribute(parts.graph.module, node.target)
     graph.output(tuple(made[node] for node in wanted))
     graph.lint()
     return fx.GraphModule(weights, graph)

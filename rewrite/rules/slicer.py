@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take, take_every
+from rewrite.ir.values import attribute
 from rewrite.rules.picks import Every, Indices, Pick, SizeOf, compose
 from rewrite.rules.slicing import SPLITS, as_slice
 from rewrite.rules.slicing_products import enter_rules
@@ -299,7 +300,7 @@ class Slicer:
         made.meta["from"] = origin.name
 
     def _parameters(self) -> dict[str, Any]:
-        return {name: find(self.owner, name) for name in self.weights}
+        return {name: attribute(self.owner, name) for name in self.weights}
 
     def _leaves_out(self, sliced: tuple[fx.Node, int, range], port: str) -> bool:
         """Whether behind this port nobody reads some of what is sliced."""
@@ -320,13 +321,6 @@ class Slicer:
                      for (n, i), p in self.ports.items() if self.alike.get(p, p) == port)
             self._cones[port] = set().union(*cones)
         return self._cones[port]
-
-
-def find(owner: Any, name: str) -> Any:
-    """The attribute with a dotted name."""
-    for part in name.split("."):
-        owner = getattr(owner, part)
-    return owner
 
 
 def _is_all(node: fx.Node, dim: int, indices: Indices) -> bool:

@@ -12,6 +12,7 @@ from torch.fx.node import map_aggregate
 
 from rewrite.errors import TraceError
 from rewrite.ir.graph import Certificate, Graph
+from rewrite.ir.values import attribute
 from rewrite.trace.capture import Capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import has_no_weights
@@ -65,7 +66,7 @@ def _bound(graph: Graph, find: Callable[[str], Any]) -> fx.GraphModule:
     constants: dict[str, Any] = {}  # made by the graph itself: numbers in the model's code
     missing, wrong = [], []
     for name in dict.fromkeys(str(node.target) for node in nodes):
-        now, new = _attribute(graph.module, name), find(name)
+        now, new = attribute(graph.module, name), find(name)
         if not isinstance(new, Tensor):
             if isinstance(now, Tensor) and now.is_meta:
                 missing.append(name)
@@ -147,12 +148,6 @@ def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Tensor] | Non
     certificate = Certificate(parity.difference, parity.scale, (*parity.shapes, *ones), method,
                               old.seconds if old else 0.0, notes)
     return replace(graph, guards=captured.guards, certificate=certificate)
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    for part in name.split("."):
-        owner = getattr(owner, part)
-    return owner
 
 
 def _kind(value: Tensor) -> str:
