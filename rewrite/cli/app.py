@@ -15,11 +15,11 @@ from rewrite.cli.sized import trace_sized
 from rewrite.draw import draw as draw_to
 from rewrite.errors import FileError, RuleError
 from rewrite.expand import expand
-from rewrite.files import read_experiment, save
+from rewrite.files import load, read_experiment, save
 from rewrite.ir.graph import Graph
-from rewrite.measure import draw_ladder, ladder_table
+from rewrite.measure import Metric, Pairs, draw_ladder, ladder_table
 from rewrite.report import structure
-from rewrite.run import evaluate
+from rewrite.run import Sweep, evaluate
 from rewrite.run import sweep as sweep_over
 from rewrite.trace import trace as trace_model
 
@@ -115,47 +115,54 @@ def test(
 
 @app.command()
 def sweep(
-    experiment: Annotated[Path, typer.Argument(help="An experiment file: model, pairs, metric.")],
-    senders: str = "a*.h*",
-    receivers: str = "logits",
+    what: Annotated[str, typer.Argument(
+        help="An experiment file (.toml) that names model, pairs and metric, or a model.")],
+    senders: Annotated[str, typer.Option(help="Names with globs, joined by |.")] = "a*.h*",
+    receivers: Annotated[str, typer.Option(
+        help='Names or patterns, joined by |; "" patches all paths through each sender.'
+    )] = "logits",
+    each: Annotated[bool, typer.Option("--each", help="Every edge by itself.")] = False,
+    pairs: Annotated[Path | None, typer.Option(help="Pairs to use (.json), for a model.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to use.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    chunk: Annotated[int, typer.Option(min=1, help="The most rows at once.")] = 300,
+    budget: Annotated[str | None, typer.Option(
+        help="Memory that may be used, such as 2GB; half of what is free by default.")] = None,
+    file: Annotated[Path | None, typer.Option(
+        help="Write rows here as they are found, and go on from here.")] = None,
     out: Out = None,
 ) -> None:
     """Patch the direct edge from each sender to the receivers, one at a time."""
     with show.errors():
-        found = read_experiment(experiment)
-        if not (found.model and found.pairs and found.metric):
-            raise FileError(f"{experiment} must name model, pairs and metric")
-        parts = _trace(found.model).components()
+        name, found, measure = _to_sweep(what, pairs, metric)
+        parts = _trace(name).components()
         with show.steps() as step:
-            result = sweep_over(parts, senders, receivers, pairs=found.pairs,
-                                metric=found.metric, progress=step(f"{senders} -> {receivers}"))
+            result = sweep_over(
+                parts, senders, receivers or None, pairs=found, metric=measure, each=each,
+                batch_size=batch_size, chunk=chunk, budget=budget, file=file, say=show.say,
+                progress=step(f"{senders} -> {receivers}" if receivers else senders))
         largest = result.table.nlargest(20, "effect")
         show.table(largest, f"largest of {len(result.table)}")
         if out is not None:
             show.say(f"wrote {save(result, out)}" if out.suffix == ".json"
-                     else f"wrote {result.draw(out)}")
+                     else f"wrote {result.draw(out, 'effect' if _unsigned(result) else 'change')}")
 
 
-@app.command()
-def rules(
-    names: Annotated[list[str] | None, typer.Argument(help="Names of rules; all if left out.")]
-        = None,
-    prove: Annotated[bool, typer.Option("--prove", help="Prove each one now.")] = False,
-    on: Annotated[str | None, typer.Option(
-        "--on", help="A model to apply the named rules to; prints each step.")] = None,
-    at: Annotated[str | None, typer.Option("--at", help="Only at nodes of this name (glob).")]
-        = None,
-    out: Out = None,
-) -> None:
-    """List the rewrite rules, prove them, or apply some to a model (--out draws the change)."""
-    with show.errors():
-        found = rule_commands.named(names or ())
-        if on is None:
-            show.table(rule_commands.listed(found, prove), folds="equation")
-            return
-        if not names:
-            raise RuleError("say which rules to apply: rewrite rules open_attention --on MODEL")
-        rule_commands.applied(_trace(on), found, at, out)
+def _to_sweep(what: str, pairs: Path | None, metric: str | None) -> tuple[str, Pairs, Metric | str]:
+    """Model, pairs and metric: of an experiment file, or of the options, which go before."""
+    found = read_experiment(what) if what.endswith(".toml") else None
+    name = found.model if found else what
+    given = load(pairs) if pairs else found and found.pairs
+    measure = metric or (found and found.metric)
+    if not (name and isinstance(given, Pairs) and measure):
+        raise FileError(f"{what} must name model, pairs and metric, or be a model with --pairs "
+                        "FILE.json (written by rw.save(pairs, path)) and --metric NAME")
+    return name, given, measure
+
+
+def _unsigned(result: Sweep) -> bool:
+    """Whether the metric has no score whose change could be drawn."""
+    return bool(result.table["change"].isna().any())
 
 
 @app.command()

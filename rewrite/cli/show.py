@@ -8,7 +8,14 @@ from contextlib import contextmanager
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from rewrite.errors import RewriteError
@@ -34,7 +41,8 @@ def errors() -> Iterator[None]:
 def steps(on: Console = console) -> Iterator[Callable[[str], Report]]:
     """A function that starts a progress bar and returns what to call with (done, all)."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-               TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn())
+               TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=on) as bars:
 
         def step(name: str) -> Report:

@@ -83,6 +83,16 @@ class Expansion:
             raise self._stacked
         return self._stacked.module
 
+    @cached_property
+    def together(self) -> fx.GraphModule:
+        """The stacked module with its outputs left stacked: `[hypotheses x batch, ...]`.
+
+        Row i B + j is example j under hypothesis i, so that no kernel is called for each
+        hypothesis.  Raises `Unstackable` as `stacked` does.
+        """
+        return build_stacked(
+            self.parts, self.product, self.runs, self.reading, together=True).module
+
     @property
     def not_stacked(self) -> str:
         """Why copies cannot be stacked along the batch; empty if they can."""

@@ -126,10 +126,13 @@ def _counts_rows(node: fx.Node, batch: frozenset[sympy.Symbol]) -> bool:
 
 def build_stacked(
     parts: Components, product: Product, runs: Sequence[str], reading: Reading,
-    single: bool = True,
+    single: bool = True, together: bool = False,
 ) -> Built:
-    """Wire stacks of copies, node by node in the order of the model."""
-    return _Stacker(parts, product, runs, reading).build(single)
+    """Wire stacks of copies, node by node in the order of the model.
+
+    `together` leaves the outputs of all roots stacked, in their order.
+    """
+    return _Stacker(parts, product, runs, reading).build(single, together)
 
 
 class _Stacker:
@@ -149,7 +152,7 @@ class _Stacker:
         parameter = next(parts.graph.module.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
 
-    def build(self, single: bool) -> Built:
+    def build(self, single: bool, together: bool) -> Built:
         for node in self.product.dag.nodes:
             if isinstance(node, Constant) or node.name in self.members:
                 continue  # made where they are added up
@@ -171,9 +174,14 @@ class _Stacker:
                 self._part(node, whole, False)
                 self._part(node, rest, True, body)
         names = self.product.dag.outputs
-        outputs = tuple(tuple(self._output(name, i) for name, i in zip(names, root, strict=True))
-                        for root in self.product.roots)
-        module = self.assembler.finish(outputs[0] if single else outputs)
+        roots = self.product.roots
+        if together:
+            outputs: Any = tuple(self._output(name, [root[slot] for root in roots])
+                                 for slot, name in enumerate(names))
+        else:
+            outputs = tuple(tuple(self._output(name, [i]) for name, i in zip(
+                names, root, strict=True)) for root in roots)
+        module = self.assembler.finish(outputs[0] if single and not together else outputs)
         return Built(module, self.calls, self.weights)
 
     # one kind of node after the other
@@ -303,16 +311,16 @@ class _Stacker:
         self.assembler.root[name] = torch.tensor(wanted, device=self.device)
         return self._call(copies, node, count, self.assembler.graph.get_attr(name))
 
-    def _output(self, name: str, index: int) -> fx.Node:
+    def _output(self, name: str, wanted: list[int]) -> fx.Node:
         stack, columns = self.full.get(name), self.reading.columns
         if self.reading.last:
-            narrow = name in self.rows and index in self.rows[name].places
-            value = self._read(name, [index], True)
+            narrow = name in self.rows and wanted[0] in self.rows[name].places
+            value = self._read(name, wanted, True)
             if narrow or columns is None:
                 return value
             return self._call(take, value, -1, as_ranges(columns))
         assert stack is not None
-        return self._gather(stack.node, len(stack.places), [stack.places[index]])
+        return self._gather(stack.node, len(stack.places), [stack.places[i] for i in wanted])
 
     def _row_body(self, name: str) -> Body | None:
         columns = self.reading.columns if name in self.product.dag.outputs else None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rewrite.errors import FileError
 from rewrite.files.disk import read
 from rewrite.files.experiment import read_experiment
@@ -49,5 +47,5 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     if kind == "pairs":
         return Pairs.from_dict(data)
     if kind == "sweep":
-        return Sweep(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"])
+        return Sweep.from_dict(data)
     raise FileError(f"{path} is JSON, but no result, sweep or pairs: its kind is {kind!r}")

@@ -9,7 +9,7 @@ Source: Goldowsky-Dill, MacLeod, Sato, Arora 2023, "Localizing Model Behavior wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any
@@ -85,12 +85,8 @@ def bootstrap(
         return Estimate(value, nan, nan, level, "one example gives no interval")
     if isnan(value):
         return Estimate(nan, nan, nan, level)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // n)
-    drawn: list[np.ndarray] = []
-    for start in range(0, draws, chunk):
-        index = rng.integers(0, n, size=(min(chunk, draws - start), n))
-        drawn.append(np.asarray(statistic({name: x[index] for name, x in arrays.items()})))
+    drawn = [np.asarray(statistic({name: x[index] for name, x in arrays.items()}))
+             for index in _resampled(n, draws, seed)]
     values = np.concatenate(drawn)
     undefined = ~np.isfinite(values)
     note = f"undefined in {undefined.mean():.1%} of resampled data sets" if undefined.any() else ""
@@ -99,6 +95,37 @@ def bootstrap(
     tail = (1 - level) / 2
     low, high = np.quantile(values[~undefined], [tail, 1 - tail])
     return Estimate(value, float(low), float(high), level, note)
+
+
+def means(
+    effects: Float[np.ndarray, "row example"], *, draws: int = 2000, seed: int = 0,
+    level: float = 0.95,
+) -> Float[np.ndarray, "row 3"]:
+    """`aue` of many rows at once, all resampled alike: value, low and high of each.
+
+    >>> means(np.array([[1.0, 3.0], [0.0, 0.0]]))[:, 0].tolist()
+    [2.0, 0.0]
+    """
+    n = effects.shape[1]
+    value = effects.mean(1)
+    if n == 1:
+        return np.stack([value, np.full_like(value, nan), np.full_like(value, nan)], 1)
+    drawn: list[np.ndarray] = []
+    for index in _resampled(n, draws, seed):
+        taken = np.zeros((len(index), n))
+        np.add.at(taken, (np.arange(len(index))[:, None], index), 1)
+        drawn.append(taken @ effects.T / n)
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    return np.stack([value, low, high], 1)
+
+
+def _resampled(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Which examples each draw takes, `[some draws, n]`: the same for equal arguments."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK // n)
+    for start in range(0, draws, chunk):
+        yield rng.integers(0, n, size=(min(chunk, draws - start), n))
 
 
 def aue(effects: Effects, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:

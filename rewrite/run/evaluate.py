@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import overload
-
-import numpy as np
-from torch import Tensor
 
 from rewrite.errors import DataError, near
 from rewrite.expand import Hypothesis, expand
 from rewrite.measure import Metric, Pairs, Result
 from rewrite.measure import metric as metric_by_name
 from rewrite.paths import PathSet
-from rewrite.run.execute import Progress, batches
+from rewrite.paths.bind import Wiring
+from rewrite.paths.pattern import names_in
+from rewrite.run.execute import Progress
+from rewrite.run.pieces import Pieces, Say
 
 
 @overload
 def evaluate(
     hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, *,
-    null: Hypothesis | None = None, batch_size: int = 32, progress: Progress | None = None,
+    null: Hypothesis | None = None, batch_size: int = 32, chunk: int = 300,
+    budget: int | str | None = None, progress: Progress | None = None, say: Say | None = None,
 ) -> Result: ...
 @overload
 def evaluate(
     hypothesis: Sequence[Hypothesis], pairs: Pairs, metric: Metric | str, *,
-    null: Hypothesis | None = None, batch_size: int = 32, progress: Progress | None = None,
+    null: Hypothesis | None = None, batch_size: int = 32, chunk: int = 300,
+    budget: int | str | None = None, progress: Progress | None = None, say: Say | None = None,
 ) -> list[Result]: ...
 def evaluate(
     hypothesis: Hypothesis | Sequence[Hypothesis],
@@ -33,18 +36,23 @@ def evaluate(
     *,
     null: Hypothesis | None = None,
     batch_size: int = 32,
+    chunk: int = 300,
+    budget: int | str | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Result | list[Result]:
     """Run hypotheses on pairs of prompts and compare each with the model on the reference run.
 
     `pairs` gives every run of the hypotheses; effects are `metric` between the model on the
     run `pairs.reference` and the expanded model, per example.  The null hypothesis is that
     nothing is important, so that every path reads the default run.  Several hypotheses run
-    as one expansion and share their common parts.
+    as one expansion and share their common parts, at most `chunk` at once and as many as fit
+    into `budget`: bytes or a text such as "2GB", by default half of the memory that is free.
 
     Returns results with AUE, ATE and proportion explained (Goldowsky-Dill et al. 2023,
-    section 2), each with a paired bootstrap interval.  Raises `DataError` if the pairs lack
-    a run of the hypotheses.
+    section 2), each with a paired bootstrap interval; what had to be made smaller to fit is
+    in their notes, and told to `say`.  Raises `DataError` if the pairs lack a run of the
+    hypotheses, or if one hypothesis on one example is beyond the budget.
 
     >>> hypothesis = rw.Hypothesis(parts, {"clean": "..."}, name="everything")
     >>> rw.evaluate(hypothesis, pairs, "kl_divergence").explained.value
@@ -57,33 +65,35 @@ def evaluate(
     measure = metric_by_name(metric) if isinstance(metric, str) else metric
     first = hypotheses[0]
     null = null or nothing(first, pairs.reference)
-    everything = reference(first, pairs.reference)
-    every = [everything, null, *hypotheses]
-    check_runs(every, pairs)
-    last = measure.positions == "last"
-    columns = measure.columns(pairs) if last else None
-    expansion = expand(every, last=last, columns=columns)
-    effects = np.full((len(every), len(pairs)), np.nan)
-    scores = np.full((len(every), len(pairs)), np.nan)
-    for batch, outputs in batches(expansion, pairs, batch_size, progress):
-        index = batch.index.cpu().numpy()
-        batch = batch if columns is None else measure.narrowed(batch, columns)
-        for row, output in enumerate(outputs):
-            effects[row, index] = _plain(measure.effect(outputs[0], output, batch))
-            score = measure.score(output, batch)
-            if score is not None:
-                scores[row, index] = _plain(score)
-    scored = bool(np.isfinite(scores).all())
-    results = [
-        Result(
-            hypothesis=h.describe(), metric=str(measure), effects=effects[row],
-            null_effects=effects[1], null=null.name or null.describe(),
-            scores=scores[row] if scored else None,
-            reference_scores=scores[0] if scored else None, texts=pairs.texts or {},
-        )
-        for row, h in enumerate(hypotheses, start=2)
-    ]
-    return results[0] if single else results
+    base = [reference(first, pairs.reference), null]
+    check_runs([*base, *hypotheses], pairs)
+    if any(other.parts is not first.parts for other in hypotheses):
+        expand(hypotheses)  # says what is wrong
+    pieces = Pieces(base, pairs, measure, batch_size, chunk, budget, say)
+    order = sorted(range(len(hypotheses)), key=lambda i: latest(hypotheses[i]))
+    results: dict[int, Result] = {}
+    for piece, found in pieces.run(len(order), lambda i: hypotheses[order[i]], progress):
+        for row, i in enumerate(piece, start=2):
+            results[order[i]] = Result(
+                hypothesis=hypotheses[order[i]].describe(), metric=str(measure),
+                effects=found.effects[row], null_effects=found.effects[1],
+                null=null.name or null.describe(),
+                scores=None if found.scores is None else found.scores[row],
+                reference_scores=None if found.scores is None else found.scores[0],
+                texts=pairs.texts or {},
+            )
+    ordered = [results[i] for i in range(len(order))]
+    if pieces.notes:
+        ordered = [replace(result, notes=tuple(pieces.notes)) for result in ordered]
+    return ordered[0] if single else ordered
+
+
+def latest(hypothesis: Hypothesis) -> list[int]:
+    """Where the paths of a hypothesis pass, the latest place first: neighbours share most."""
+    wiring = Wiring.of(hypothesis.parts.dag)
+    named = {name for path_set in hypothesis.path_sets.values()
+             for name in names_in(path_set.pattern)}
+    return sorted((wiring.named(name).bit_length() for name in named), reverse=True)
 
 
 def reference(like: Hypothesis, run: str) -> Hypothesis:
@@ -109,7 +119,3 @@ def check_runs(hypotheses: Sequence[Hypothesis], pairs: Pairs) -> None:
             if run not in pairs.run_names:
                 raise DataError(f"the hypothesis reads a run {run!r} and the pairs have "
                                 f"{', '.join(pairs.run_names)}; {near(run, pairs.run_names)}")
-
-
-def _plain(values: Tensor) -> np.ndarray:
-    return values.detach().double().cpu().numpy()

@@ -1,38 +1,110 @@
 """Running an expansion over a data set.
 
-An expansion lists all copies of a node together, in the order of the model.  They run stacked,
-each part once on all of its copies, where the model allows it, and one after another elsewhere.
+Copies run stacked where the model allows it: each part once on all of them, and the metric once
+on the results of many hypotheses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rewrite.expand import Expansion
-from rewrite.measure import Batch, Pairs
+from rewrite.measure import Batch, Metric, Pairs
+from rewrite.measure.metrics import Custom
 
 Progress = Callable[[int, int], None]
+GROUP = 32 * 2**20  # bytes of results that a metric is given at once
+METRIC = 8  # how many times that a metric may hold: KL divergence makes seven tensors of the size
 
 
-def batches(
-    expansion: Expansion, pairs: Pairs, batch_size: int, progress: Progress | None = None
-) -> Iterator[tuple[Batch, list[Any]]]:
-    """Each batch of `pairs` with one output per hypothesis; `progress(done, all)` after each."""
-    done, device = 0, _device(expansion)
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of each hypothesis (rows) for each example; `scores` if the metric has them."""
+
+    effects: np.ndarray
+    scores: np.ndarray | None
+
+
+def run_over(
+    expansion: Expansion, pairs: Pairs, metric: Metric, columns: tuple[int, ...] | None,
+    batch_size: int, progress: Progress | None = None, group: int = GROUP,
+) -> Measured:
+    """Compare each hypothesis of an expansion with its first; `progress(done, all)` in examples."""
+    shape, done = (len(expansion.hypotheses), len(pairs)), 0
+    effects, scores = np.full(shape, np.nan), np.full(shape, np.nan)
     for batch in pairs.batches(batch_size):
-        moved = batch.to(device)
-        runs = {run: moved.inputs[run] for run in expansion.runs}
+        index = batch.index.numpy()
+        moved = batch.to(device_of(expansion))
         with torch.no_grad():
-            outputs = expansion.run(**runs)
-        yield moved, [outputs] if expansion.single else outputs
+            for rows, reference, output, given in _groups(
+                    expansion, moved, metric, columns, group):
+                effects[rows, index] = _rows(metric.effect(reference, output, given), batch)
+                score = metric.score(output, given)
+                if score is not None:
+                    scores[rows, index] = _rows(score, batch)
         done += len(batch)
         if progress is not None:
             progress(done, len(pairs))
+    return Measured(effects, scores if np.isfinite(scores).all() else None)
 
 
-def _device(expansion: Expansion) -> torch.device:
+Group = tuple[slice, Any, Any, Batch]  # rows, outputs of the reference and of the rows, examples
+
+
+def _groups(
+    expansion: Expansion, batch: Batch, metric: Metric, columns: tuple[int, ...] | None,
+    most: int,
+) -> Iterator[Group]:
+    """Results of as many hypotheses at once as the metric can take."""
+    build, total, size = expansion.parts.graph.outputs, len(expansion.hypotheses), len(batch)
+    arguments = expansion.arguments({run: batch.inputs[run] for run in expansion.runs})
+    given = batch if columns is None else metric.narrowed(batch, columns)
+    if expansion.not_stacked:
+        values = expansion.module(*arguments)
+        for row, output in enumerate(map(build, values)):
+            yield slice(row, row + 1), build(values[0]), output, given
+        return
+    values = expansion.together(*arguments)
+    reference = tuple(value[:size] for value in values)
+    each = sum(value.numel() * value.element_size() for value in values) // total
+    step = 1 if isinstance(metric, Custom) else max(1, most // max(each, 1))  # it may count rows
+    for row in range(0, total, step):
+        count = min(step, total - row)
+        found = tuple(value[row * size : (row + count) * size] for value in values)
+        yield (slice(row, row + count), build(_repeated(reference, count)), build(found),
+               repeated(given, count))
+
+
+def _repeated(values: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
+    if count == 1:
+        return tuple(values)
+    return tuple(value.repeat(count, *[1] * (value.ndim - 1)) for value in values)
+
+
+def repeated(batch: Batch, count: int) -> Batch:
+    """The same examples, once for each of `count` hypotheses."""
+    if count == 1:
+        return batch
+
+    def again(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(values, _repeated(list(values.values()), count), strict=True))
+
+    inputs = {run: again(values) for run, values in batch.inputs.items()}
+    return replace(batch, inputs=inputs, index=batch.index.repeat(count),
+                   labels=again(batch.labels))
+
+
+def device_of(expansion: Expansion) -> torch.device:
+    """Where a model computes."""
     parameters = expansion.parts.graph.module.parameters()
     return next((p.device for p in parameters), torch.device("cpu"))
+
+
+def _rows(values: Tensor, batch: Batch) -> np.ndarray:
+    return values.detach().double().cpu().numpy().reshape(-1, len(batch))

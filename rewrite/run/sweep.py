@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,37 +10,56 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewrite.errors import HypothesisError, PathError, UnknownName, near
+from rewrite.errors import HypothesisError
 from rewrite.expand import Hypothesis
-from rewrite.ir.dag import symbols_of
 from rewrite.measure import Metric, Pairs
+from rewrite.measure import metric as metric_by_name
+from rewrite.measure.stats import means
 from rewrite.parts import Components
-from rewrite.paths import paths
-from rewrite.paths.names import matches
-from rewrite.run.evaluate import evaluate
-from rewrite.run.execute import Progress
+from rewrite.paths import PathSet
+from rewrite.run.evaluate import check_runs, reference
+from rewrite.run.execute import Measured, Progress
+from rewrite.run.pieces import Pieces, Say
+from rewrite.run.places import Asked, edges_asked, nodes_asked, paths_asked
+from rewrite.run.record import Record, digest_of, digest_of_model, digest_of_pairs
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One row per sender: what happens when its path alone reads the other run.
+    """One row per sender, or per edge: what happens when its path alone reads the other run.
 
     `table` has `sender`, `receiver`, `effect` (mean of the metric between reference and
-    patched model), `change` (mean signed change of the score), and the interval of the effect.
+    patched model), `change` (mean signed change of the score), and the interval of the effect
+    (`low`, `high`).  `notes` say what had to be made smaller to fit into memory.
     """
 
     table: pd.DataFrame
     receiver: str
     metric: str
     n: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether rows are edges to several receivers, and not senders alone."""
+        return bool(self.table["receiver"].nunique() > 1)
 
     def top(self, count: int, by: str = "effect") -> list[str]:
-        """The senders with the largest absolute value in column `by`."""
-        order = np.argsort(-np.abs(self.table[by].to_numpy(dtype=float)), kind="stable")
-        return [str(name) for name in self.table["sender"].iloc[order[:count]]]
+        """The senders (`a0.h1`), or edges (`a0.h1 -> m0`), with the largest |value| in `by`."""
+        order = np.argsort(-np.abs(self.table[by].to_numpy(dtype=float)), kind="stable")[:count]
+        found = self.table.iloc[order]
+        if not self.has_edges:
+            return [str(name) for name in found["sender"]]
+        return [f"{a} -> {b}" for a, b in zip(found["sender"], found["receiver"], strict=True)]
 
     def grid(self, column: str = "effect") -> pd.DataFrame:
-        """Heads as a table of layers (rows) by heads (columns); other senders are left out."""
+        """Edges as a table of senders (rows) by receivers (columns), nan where there is no edge.
+
+        With one receiver, or for nodes: heads as a table of layers by heads; others are left out.
+        """
+        if self.has_edges:
+            table = self.table.pivot(index="sender", columns="receiver", values=column)
+            return table.loc[self.table["sender"].unique(), self.table["receiver"].unique()]
         names = self.table["sender"].str.extract(r"^(?P<layer>.*)\.h(?P<head>\d+)$")
         found = self.table.assign(layer=names["layer"], head=names["head"]).dropna(subset="head")
         if found.empty:
@@ -51,19 +69,31 @@ class Sweep:
         return grid.loc[list(dict.fromkeys(found["layer"]))]
 
     def draw(self, path: str | Path, column: str = "change") -> Path:
-        """Heatmap of the heads, to SVG, PNG or PDF by suffix."""
+        """Heatmap of the grid, to SVG, PNG or PDF by suffix."""
         from rewrite.run.heatmap import heatmap
 
-        title = f"path from each head to {self.receiver}, {self.metric}, n = {self.n}"
+        what = "edge from each sender" if self.has_edges else (
+            "path from each head" if self.receiver else "all paths through each head")
+        title = f"{what}{' to ' * bool(self.receiver)}{self.receiver}, {self.metric}, n = {self.n}"
+        if self.has_edges:
+            return heatmap(self.grid(column), Path(path), title, column, "receiver")
         return heatmap(self.grid(column), Path(path), title, column)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"receiver": self.receiver, "metric": self.metric, "n": self.n,
-                "rows": self.table.to_dict("records")}
+                "notes": list(self.notes), "rows": self.table.to_dict("records")}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Sweep:
+        """Read what `to_dict` wrote."""
+        return cls(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"],
+                   tuple(data.get("notes", ())))
 
     def __str__(self) -> str:
-        return f"sweep to {self.receiver}, {self.metric}, n = {self.n}\n{self.table}"
+        to = f" to {self.receiver}" if self.receiver else ""
+        notes = "".join(f"\nnote: {note}" for note in self.notes)
+        return f"sweep{to}, {self.metric}, n = {self.n}\n{self.table}{notes}"
 
     def _repr_html_(self) -> str:
         return self.table.to_html()
@@ -72,14 +102,18 @@ class Sweep:
 def sweep(
     parts: Components,
     senders: str = "a*.h*",
-    receivers: str = "logits",
+    receivers: str | None = "logits",
     *,
     pairs: Pairs,
     metric: Metric | str,
+    each: bool = False,
     patch: str | None = None,
     batch_size: int = 32,
     chunk: int = 300,
+    budget: int | str | None = None,
+    file: str | Path | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Sweep:
     """Patch the direct edge from each sender to the receivers, one sender at a time.
 
@@ -90,56 +124,58 @@ def sweep(
     is far cheaper.  A sender from which no edge leads to a receiver is left out.  Raises
     `PathError` if none is left.
 
+    * `each=True` patches every edge by itself: `sweep(parts, "*", "*", each=True)` has one row
+      for each of `parts.edges`.  Receivers are then names with globs, joined by `|`.
+    * `receivers=None` patches nodes: all paths through each sender.
+
     >>> rw.sweep(parts, "a1.h*", "logits", pairs=pairs, metric="kl_divergence").grid().shape
     (1, 4)
+    >>> edges = rw.sweep(parts, "a0.h*", "a1.*.q", each=True, pairs=pairs, metric="kl_divergence")
+    >>> edges.grid().shape
+    (4, 4)
 
-    All senders share one expansion (cut into pieces of `chunk`), so the forward passes of
-    both runs are computed once.
+    Up to `chunk` rows share one expansion, so that the forward passes of both runs and all
+    that they have in common are computed once; fewer, if they would need more memory than
+    `budget`, which is predicted before the run: bytes or a text such as "2GB", by default half
+    of what is free.  Where memory runs out all the same, chunks are halved, `Sweep.notes` says
+    so, and `say` is told.
+
+    With `file`, rows are written to it (JSON lines) as they are found, and the same call goes
+    on where it stopped; a file of another sweep is a `FileError` that says what differs.
     """
-    _ = paths(receivers)  # what cannot be read is an error, and not an empty sweep
+    measure = metric_by_name(metric) if isinstance(metric, str) else metric
     others = [run for run in pairs.run_names if run != pairs.reference]
     patch = others[0] if patch is None else patch
-    names = _nodes(parts, senders)
-    hypotheses = []
-    for name in names:
-        with suppress(PathError):  # no edge leads from this sender to a receiver
-            asked = {patch: f"{name} -> ({receivers})"}
-            hypotheses.append(Hypothesis(parts, asked, pairs.reference, name))
-    if not hypotheses:
-        raise PathError(f"no sender that matches {senders!r} has an edge to {receivers!r}")
-    rows: list[dict[str, Any]] = []
-    pieces = [hypotheses[i : i + chunk] for i in range(0, len(hypotheses), chunk)]
-    for number, piece in enumerate(pieces):
-        results = evaluate(piece, pairs, metric, batch_size=batch_size,
-                           progress=_part(progress, number, len(pieces)))
-        for result in results:
-            rows.append({
-                "sender": result.hypothesis, "receiver": receivers, "effect": result.aue.value,
-                "low": result.aue.low, "high": result.aue.high, "change": _change(result),
-            })
-    return Sweep(pd.DataFrame(rows), receivers, str(metric), len(pairs))
+    if receivers is None:
+        asked = nodes_asked(parts, senders)
+    elif each:
+        asked = edges_asked(parts, senders, receivers)
+    else:
+        asked = paths_asked(parts, senders, receivers)
+    like = Hypothesis(parts, {patch: PathSet.none()}, pairs.reference)
+    check_runs([like], pairs)
+    record = None if file is None else Record(Path(file), {
+        "model": digest_of_model(parts), "pairs": digest_of_pairs(pairs), "metric": str(measure),
+        "senders": senders, "receivers": receivers, "each": each, "patch": patch,
+        "rows": len(asked), "paths": digest_of("\n".join(str(a.paths) for a in asked))})
+    pieces = Pieces([reference(like, pairs.reference)], pairs, measure, batch_size, chunk, budget,
+                    say)
+    make: Callable[[int], Hypothesis] = lambda i: Hypothesis(  # noqa: E731
+        parts, {patch: asked[i].paths}, pairs.reference)
+    rows = [] if record is None else record.rows
+    for piece, found in pieces.run(len(asked), make, progress, len(rows)):
+        new = _rows([asked[i] for i in piece], found)
+        rows += new
+        if record is not None:
+            record.add(new)
+    return Sweep(pd.DataFrame(rows), receivers or "", str(measure), len(pairs),
+                 tuple(pieces.notes))
 
 
-def _change(result: Any) -> float:
-    if result.scores is None or result.reference_scores is None:
-        return float("nan")
-    return float(np.mean(np.asarray(result.scores) - np.asarray(result.reference_scores)))
-
-
-def _nodes(parts: Components, pattern: str) -> Sequence[str]:
-    """Names of the sources and parts that a pattern such as `a*.h* | m*` matches."""
-    dag, wanted = parts.dag, [name.strip() for name in pattern.split("|")]
-    for name in wanted:
-        if not any(matches(name, (s, *dag.spellings.get(s, ()))) for s in dag.symbols):
-            raise UnknownName(f"no sender is called {name!r}; {near(name, parts.names)}")
-    return [
-        node.name for node in dag.nodes
-        if any(matches(name, (symbol, *dag.spellings.get(symbol, ())))
-               for symbol in symbols_of(node) for name in wanted)
-    ]
-
-
-def _part(progress: Progress | None, number: int, pieces: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, pieces * total)
+def _rows(asked: list[Asked], found: Measured) -> list[dict[str, Any]]:
+    change = np.full(len(asked), np.nan)
+    if found.scores is not None:
+        change = (found.scores[1:] - found.scores[0]).mean(1)
+    columns = zip(asked, means(found.effects[1:]).tolist(), change.tolist(), strict=True)
+    return [{"sender": a.sender, "receiver": a.receiver, "effect": value, "low": low,
+             "high": high, "change": by} for a, (value, low, high), by in columns]

@@ -147,7 +147,7 @@ def test_progress_is_told(parts: rw.Components, pairs: rw.Pairs) -> None:
     told: list[tuple[int, int]] = []
     rw.sweep(parts, "a1.h*", pairs=pairs, metric="logit_diff", batch_size=4, chunk=2,
              progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (18, 18) and told == sorted(told)
+    assert told[-1] == (36, 36) and told == sorted(told)
 
 
 def test_bad_input(parts: rw.Components, pairs: rw.Pairs) -> None:

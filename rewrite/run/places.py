@@ -1,0 +1,90 @@
+"""What a sweep patches: senders, edges or nodes, each with its set of paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from rewrite.errors import PathError, UnknownName, near
+from rewrite.ir.dag import symbols_of
+from rewrite.parts import Components
+from rewrite.paths import PathSet, check_reachable, paths
+from rewrite.paths.bind import Wiring
+from rewrite.paths.names import ATOM, tidy
+from rewrite.paths.pattern import Chain, Name
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One row: the names that it is called by, and the paths that are patched."""
+
+    sender: str
+    receiver: str
+    paths: PathSet
+
+
+def nodes_asked(parts: Components, senders: str) -> list[Asked]:
+    """All paths through each sender."""
+    return [Asked(name, "", PathSet(Name(name))) for name in _senders(parts, senders)]
+
+
+def paths_asked(parts: Components, senders: str, receivers: str) -> list[Asked]:
+    """The paths from each sender straight into the receivers, where there are any."""
+    _ = paths(receivers)  # what cannot be read is an error, and not an empty sweep
+    found: list[Asked] = []
+    for name in _senders(parts, senders):
+        with suppress(PathError):  # no edge leads from this sender to a receiver
+            asked = paths(f"{name} -> ({receivers})")
+            check_reachable(asked, parts.dag)
+            found.append(Asked(name, receivers, asked))
+    if not found:
+        raise PathError(f"no sender that matches {senders!r} has an edge to {receivers!r}")
+    return found
+
+
+def edges_asked(parts: Components, senders: str, receivers: str) -> list[Asked]:
+    """Every edge from a sender to a receiver, in the order of the receivers in the model."""
+    wiring, wanted = Wiring.of(parts.dag), 0
+    for name in _names(receivers):
+        if not re.fullmatch(ATOM, name):
+            raise PathError(f"each edge by itself ends at a receiver: name them, as in "
+                            f"'a*.h*.q | logits'; found {name!r}")
+        if not wiring.named(name):
+            raise UnknownName(f"no receiver is called {name!r}; {near(name, parts.dag.symbols)}")
+        wanted |= wiring.named(name)
+    writers = set(_senders(parts, senders))
+    found = [edge for edge in dict.fromkeys(parts.edges)
+             if edge[0] in writers and wiring.bits[edge[1]] & wanted]
+    if not found:
+        raise PathError(f"no edge goes from {senders!r} straight to {receivers!r}")
+    return [Asked(*edge, _edge(parts, wiring, *edge)) for edge in found]
+
+
+def _edge(parts: Components, wiring: Wiring, sender: str, receiver: str) -> PathSet:
+    """The paths along one edge; names also mean what their own name begins with."""
+    own = sum(wiring.bits[symbol] for symbol in symbols_of(parts.dag[sender]))
+    if (wiring.named(sender), wiring.named(receiver)) != (own, wiring.bits[receiver]):
+        meant = {(a, b) for a, b in parts.edges if wiring.bits[b] & wiring.named(receiver) and any(
+            wiring.bits[symbol] & wiring.named(sender) for symbol in symbols_of(parts.dag[a]))}
+        if len(meant) > 1:
+            others = ", ".join(f"{a} -> {b}" for a, b in sorted(meant - {(sender, receiver)})[:3])
+            raise PathError(f"{sender} -> {receiver} cannot be told from {others}, whose names "
+                            "begin alike: leave it out of the senders or receivers")
+    return PathSet(Chain((Name(sender), Name(receiver))))
+
+
+def _senders(parts: Components, pattern: str) -> Iterator[str]:
+    """Names of the sources and parts that a pattern such as `a*.h* | m*` matches."""
+    wiring, wanted = Wiring.of(parts.dag), 0
+    for name in _names(pattern):
+        if not re.fullmatch(ATOM, name) or not wiring.named(name):
+            raise UnknownName(f"no sender is called {name!r}; {near(name, parts.names)}")
+        wanted |= wiring.named(name)
+    return (node.name for node in parts.dag.nodes
+            if any(wiring.bits[symbol] & wanted for symbol in symbols_of(node)))
+
+
+def _names(pattern: str) -> list[str]:
+    return [tidy(name) for name in pattern.split("|")]
