@@ -31,13 +31,23 @@ ENDS = {"placeholder": "input", "output": "output"}
 KEPT = ("module", "nn_module_stack", "stack_trace")
 
 
+class Calling(fx.GraphModule):
+    """A graph module that leaves the code of the bodies that it calls as it is.
+
+    They are shared and never edited in place, and there may be hundreds of them.
+    """
+
+    def _recompile_submodules(self) -> list[tuple[str, Any]]:
+        return []
+
+
 def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     """A module with its own graph that shares parameters and submodules with `module`."""
     graph = fx.Graph()
     output = graph.graph_copy(module.graph, {})
     copied = graph.output(output)
     copied.meta = dict(next(iter(reversed(module.graph.nodes))).meta)
-    made = fx.GraphModule(module, graph, class_name=type(module).__name__)
+    made = Calling(module, graph, class_name=type(module).__name__)
     leave_out(made, transient(module))
     return made
 
@@ -305,7 +315,7 @@ class Edit:
         self.sweep()
         used = {str(node.target): attribute(self.module, str(node.target))
                 for node in self.nodes.nodes if node.op in ("get_attr", "call_module")}
-        made = fx.GraphModule(used, self.nodes, class_name=type(self.module).__name__)
+        made = Calling(used, self.nodes, class_name=type(self.module).__name__)
         leave_out(made, transient(self.module))
         made.graph.lint()
         return replace(self.graph.with_module(made), guards=self.guards)
