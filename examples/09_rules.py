@@ -25,4 +25,4 @@ print(rw.prove(rw.rule("square", "pow(a + c, 2) = a * a + 2 * (a * c) + c * c",
 print(rw.prove(rw.rule("wrong", "pow(a + c, 2) = a * a + c * c", examples="a: b s, c: b s")))
 
 print(rw.cost(after))
-after.diff(graph).draw("difference.svg")
+graph.diff(after).draw("difference.svg")
