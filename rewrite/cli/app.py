@@ -166,6 +166,28 @@ def _unsigned(result: Sweep) -> bool:
 
 
 @app.command()
+def rules(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of rules; all if left out.")]
+        = None,
+    prove: Annotated[bool, typer.Option("--prove", help="Prove each one now.")] = False,
+    on: Annotated[str | None, typer.Option(
+        "--on", help="A model to apply the named rules to; prints each step.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Only at nodes of this name (glob).")]
+        = None,
+    out: Out = None,
+) -> None:
+    """List the rewrite rules, prove them, or apply some to a model (--out draws the change)."""
+    with show.errors():
+        found = rule_commands.named(names or ())
+        if on is None:
+            show.table(rule_commands.listed(found, prove), folds="equation")
+            return
+        if not names:
+            raise RuleError("say which rules to apply: rewrite rules open_attention --on MODEL")
+        rule_commands.applied(_trace(on), found, at, out)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("demo-output"),
     model: str = "smollm2-135m",
