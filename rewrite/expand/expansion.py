@@ -65,43 +65,43 @@ class Expansion:
         return self._built.module
 
     @cached_property
-    def _stacked(self) -> Built | Unstackable:
+    def _stacks(self) -> Built | Unstackable:
         try:
-            return build_stacked(self.parts, self.product, self.runs, self.reading, self.single)
+            return build_stacked(
+                self.parts, self.product, self.runs, self.reading, together=True)
         except Unstackable as reason:
             return reason
 
     @property
-    def stacked(self) -> fx.GraphModule:
-        """The same as `module`, with each part called once on all of its copies together.
+    def together(self) -> fx.GraphModule:
+        """Each part called once on all of its copies, results stacked: `[hypotheses x batch, ...]`.
 
-        The number of calls does not grow with the number of paths; results agree with those
-        of `module` up to rounding.  Raises `Unstackable`, which says why, for models whose
-        values do not have the batch first.
+        Row i B + j is example j of B under hypothesis i, so that the number of calls grows
+        neither with paths nor with hypotheses; results agree with those of `module` up to
+        rounding.  Raises `Unstackable`, which says why, for models whose values do not have
+        the batch first.
         """
-        if isinstance(self._stacked, Unstackable):
-            raise self._stacked
-        return self._stacked.module
+        if isinstance(self._stacks, Unstackable):
+            raise self._stacks
+        return self._stacks.module
 
     @cached_property
-    def together(self) -> fx.GraphModule:
-        """The stacked module with its outputs left stacked: `[hypotheses x batch, ...]`.
-
-        Row i B + j is example j under hypothesis i, so that no kernel is called for each
-        hypothesis.  Raises `Unstackable` as `stacked` does.
-        """
+    def stacked(self) -> fx.GraphModule:
+        """The same with the signature of `module`: the results of each hypothesis apart."""
+        if isinstance(self._stacks, Unstackable):
+            raise self._stacks
         return build_stacked(
-            self.parts, self.product, self.runs, self.reading, together=True).module
+            self.parts, self.product, self.runs, self.reading, self.single).module
 
     @property
     def not_stacked(self) -> str:
         """Why copies cannot be stacked along the batch; empty if they can."""
-        return str(self._stacked) if isinstance(self._stacked, Unstackable) else ""
+        return str(self._stacks) if isinstance(self._stacks, Unstackable) else ""
 
     @property
     def stacked_calls(self) -> int:
         """How many bodies the stacked module calls."""
-        return 0 if isinstance(self._stacked, Unstackable) else self._stacked.calls
+        return 0 if isinstance(self._stacks, Unstackable) else self._stacks.calls
 
     @property
     def code(self) -> str:
@@ -131,8 +131,12 @@ class Expansion:
 
     def run(self, **runs: Mapping[str, Tensor]) -> Any:
         """The same as a call, by the stacked module where the model allows it: faster."""
-        module = self.module if self.not_stacked else self.stacked
-        return self._outputs(module(*self.arguments(runs)))
+        if self.not_stacked:
+            return self(**runs)
+        values = self.together(*self.arguments(runs))
+        count = len(self.hypotheses)
+        apart = list(zip(*(value.chunk(count) for value in values), strict=True))
+        return self._outputs(apart[0] if self.single else apart)
 
     def _outputs(self, values: Any) -> Any:
         build_output = self.parts.graph.outputs
