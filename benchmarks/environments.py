@@ -48,7 +48,7 @@ class Peer:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"))
         self._answer()
 
-    def measure(self, what: str, start: int, stop: int) -> tuple[Tensor, float]:
+    def measure(self, what: str, start: int = 0, stop: int = 0) -> tuple[Tensor, float]:
         """The answer and how long it took, measured by the peer itself."""
         assert self.process and self.process.stdin
         question = {"what": what, "start": start, "stop": stop}

@@ -28,6 +28,10 @@ class Ours:
         """The component graph of the model."""
         return rw.trace(self.given.model).components()
 
+    def keep(self) -> Tensor:
+        """Nothing: both runs are part of the expansion."""
+        return torch.empty(0)
+
     def forward(self) -> Tensor:
         """One hook-free forward pass of the traced components."""
         return self.given.metric(self.parts.module(self.given.base)[0])[None]
@@ -70,6 +74,19 @@ class Hooks:
     """A forward pass of the Hugging Face model for each edge, logits at the last position."""
 
     given: Given
+    patch: list[Tensor] = field(default_factory=list)  # what heads compute before c_proj
+    base: list[Tensor] = field(default_factory=list)
+    streams: list[Tensor] = field(default_factory=list)  # what layers and the last norm read
+
+    def keep(self) -> Tensor:
+        """The values of heads in both runs, and the stream of the run `base`."""
+        model = self.given.model.transformer
+        asked = [*(block.attn.c_proj for block in model.h), *(block.ln_1 for block in model.h),
+                 model.ln_f]
+        self.patch, base = (inputs(self.given.model, ids, asked)
+                            for ids in (self.given.patch, self.given.base))
+        self.base, self.streams = base[:len(model.h)], base[len(model.h):]
+        return torch.empty(0)
 
     def forward(self) -> Tensor:
         """An ordinary forward pass."""
@@ -101,14 +118,8 @@ class Hooks:
         layer, head = sender
         weight = self.given.model.transformer.h[layer].attn.c_proj.weight
         rows = self._columns(head)
-        patch, base = (run[layer][..., rows] for run in self._runs)
+        patch, base = (run[layer][..., rows] for run in (self.patch, self.base))
         return (patch - base) @ weight[rows]
-
-    @cached_property
-    def _runs(self) -> list[list[Tensor]]:
-        """What the heads of each layer compute in both runs, before their output weights."""
-        into = [block.attn.c_proj for block in self.given.model.transformer.h]
-        return [inputs(self.given.model, ids, into) for ids in (self.given.patch, self.given.base)]
 
     @contextmanager
     def _query(self, layer: int, head: int, difference: Tensor) -> Iterator[None]:
@@ -139,12 +150,6 @@ class Resumed(Hooks):
     nothing but the last norm and two rows of the unembedding.
     """
 
-    def __post_init__(self) -> None:
-        model = self.given.model.transformer
-        with torch.no_grad():
-            self.streams = inputs(self.given.model, self.given.base,
-                                  [*(block.ln_1 for block in model.h), model.ln_f])
-
     def metric(self, receiver: int) -> Tensor:
         """The metric, from the stream that the layer of the receiver reads."""
         model, (first, second) = self.given.model, self.given.tokens
@@ -164,9 +169,9 @@ def hooked(module: Any, before: Any) -> Iterator[None]:
 
 def inputs(model: Any, ids: Tensor, modules: list[Any]) -> list[Tensor]:
     """What modules read in one forward pass."""
-    found: list[Tensor] = []
+    found: dict[Any, Tensor] = {}
     with ExitStack() as stack:
         for module in modules:
-            stack.enter_context(hooked(module, lambda _, args: found.append(args[0])))
+            stack.enter_context(hooked(module, lambda m, args: found.update({m: args[0]})))
         model(ids, logits_to_keep=1)
-    return found
+    return [found[module] for module in modules]

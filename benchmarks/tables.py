@@ -19,7 +19,9 @@ class Table:
 
     def add(self, *values: object) -> None:
         """A row; floats get three digits."""
-        self.rows.append(tuple(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
+        self.rows.append(tuple(
+            str(v) if not isinstance(v, float) else f"{v:.0f}" if v >= 100 else f"{v:.3g}"
+            for v in values))
 
     def show(self, console: Console) -> None:
         """Print it."""

@@ -75,11 +75,14 @@ def load(path: Path) -> Given:
 
 
 class Subject(Protocol):
-    """Answers the same three questions, each `[n, batch]`, in its own way.
+    """Answers the same questions, each `[n, batch]`, in its own way.
 
-    What a loop over edges keeps of the runs `patch` and `base` is made when it is first asked,
-    and is not part of any time afterwards.
+    `keep` comes first: what a loop over edges needs of the runs `patch` and `base`.
     """
+
+    def keep(self) -> Tensor:
+        """Run both inputs and keep what edges are made of; an empty tensor."""
+        ...
 
     def forward(self) -> Tensor:
         """The metric of the run `base`, by an ordinary forward pass."""
@@ -95,12 +98,12 @@ class Subject(Protocol):
 
 
 def measure(
-    given: Given, subject: Subject, what: str, start: int, stop: int
+    given: Given, subject: Subject, what: str, start: int = 0, stop: int = 0
 ) -> tuple[Tensor, float]:
     """The answer and how long it took."""
     question: Callable[..., Tensor] = getattr(subject, what)
-    every: list[Any] = {"forward": [], "edges": given.edges, "direct": given.heads}[what]
-    asked = () if what == "forward" else (every[start:stop],)
+    every: dict[str, list[Any]] = {"edges": given.edges, "direct": given.heads}
+    asked = (every[what][start:stop],) if what in every else ()
     with torch.no_grad():
         begin = time.perf_counter()
         answer = question(*asked)

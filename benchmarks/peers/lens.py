@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +19,12 @@ class Lens:
             given.model, "GPT2LMHeadModel", hf_config=given.model.config)
         self.model.eval()
 
+    def keep(self) -> Tensor:
+        self.runs = [
+            self.model.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_z"))[1]
+            for ids in (self.given.patch, self.given.base)]
+        return torch.empty(0)
+
     def forward(self) -> Tensor:
         return self.given.metric(self.model(self.given.base))[None]
 
@@ -34,14 +39,9 @@ class Lens:
         name = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
         return torch.stack([self._hooked(name, self._write(head), None) for head in which])
 
-    @cached_property
-    def _runs(self) -> list[Any]:
-        return [self.model.run_with_cache(ids, names_filter=lambda n: n.endswith("hook_z"))[1]
-                for ids in (self.given.patch, self.given.base)]
-
     def _write(self, sender: Head) -> Tensor:
         layer, head = sender
-        patch, base = (run[f"blocks.{layer}.attn.hook_z"][:, :, head] for run in self._runs)
+        patch, base = (run[f"blocks.{layer}.attn.hook_z"][:, :, head] for run in self.runs)
         return (patch - base) @ self.model.blocks[layer].attn.W_O[head]
 
     def _hooked(self, name: str, difference: Tensor, head: int | None) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from auto_circuit.utils.ablation_activations import src_ablations
 from auto_circuit.utils.graph_utils import patch_mode, patchable_model, set_all_masks
@@ -31,6 +29,10 @@ class Masks:
         self.model = patchable_model(
             model.eval(), factorized=True, separate_qkv=True, slice_output="last_seq")
 
+    def keep(self) -> Tensor:
+        self.patch = src_ablations(self.model, self.given.patch)
+        return torch.empty(0)
+
     def forward(self) -> Tensor:
         return self.given.metric(self.model(self.given.base))[None]
 
@@ -40,17 +42,13 @@ class Masks:
     def direct(self, which: list[Head]) -> Tensor:
         return self._masked([f"A{layer}.{head}->Resid End" for layer, head in which])
 
-    @cached_property
-    def _patch(self) -> Tensor:
-        return src_ablations(self.model, self.given.patch)
-
     def _masked(self, names: list[str]) -> Tensor:
         found = []
         for name in names:
             edge = self.model.edge_name_dict[None][name]
             set_all_masks(self.model, 0.0)
             edge.patch_mask(self.model).data[edge.patch_idx] = 1.0
-            with patch_mode(self.model, self._patch):
+            with patch_mode(self.model, self.patch):
                 found.append(self.given.metric(self.model(self.given.base)))
         return torch.stack(found)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from given import Edge, Given, Head, serve
 from nnsight import NNsight
@@ -21,6 +19,10 @@ class Traces:
         self.weights = [(b.ln_1.weight, b.ln_1.bias, b.ln_1.eps, b.attn.c_attn.weight,
                          b.attn.c_attn.bias, b.attn.c_proj.weight)
                         for b in given.model.transformer.h]
+
+    def keep(self) -> Tensor:
+        self.runs = [self._heads(ids) for ids in (self.given.patch, self.given.base)]
+        return torch.empty(0)
 
     def forward(self) -> Tensor:
         model, base = self.model, self.given.base
@@ -54,10 +56,6 @@ class Traces:
             found.append(self.given.metric(logits))
         return torch.stack(found)
 
-    @cached_property
-    def _runs(self) -> list[list[Tensor]]:
-        return [self._heads(ids) for ids in (self.given.patch, self.given.base)]
-
     def _heads(self, ids: Tensor) -> list[Tensor]:
         model, blocks, found = self.model, self.model.transformer.h, []
         with model.trace(ids):
@@ -67,7 +65,7 @@ class Traces:
     def _difference(self, sender: Head) -> Tensor:
         layer, head = sender
         rows = slice(head * self.size, (head + 1) * self.size)
-        patch, base = (run[layer][..., rows] for run in self._runs)
+        patch, base = (run[layer][..., rows] for run in self.runs)
         return (patch - base) @ self.weights[layer][-1][rows]
 
 
