@@ -48,12 +48,12 @@ def edges_asked(parts: Components, senders: str, receivers: str) -> list[Asked]:
     """Every edge from a sender to a receiver, in the order of the receivers in the model."""
     wiring, wanted = Wiring.of(parts.dag), 0
     for name in _names(receivers):
-        if not re.fullmatch(ATOM, name):
+        if not re.fullmatch(ATOM, tidy(name)):
             raise PathError(f"each edge by itself ends at a receiver: name them, as in "
                             f"'a*.h*.q | logits'; found {name!r}")
-        if not wiring.named(name):
+        if not wiring.named(tidy(name)):
             raise UnknownName(f"no receiver is called {name!r}; {near(name, parts.dag.symbols)}")
-        wanted |= wiring.named(name)
+        wanted |= wiring.named(tidy(name))
     writers = set(_senders(parts, senders))
     found = [edge for edge in dict.fromkeys(parts.edges)
              if edge[0] in writers and wiring.bits[edge[1]] & wanted]
@@ -79,12 +79,12 @@ def _senders(parts: Components, pattern: str) -> Iterator[str]:
     """Names of the sources and parts that a pattern such as `a*.h* | m*` matches."""
     wiring, wanted = Wiring.of(parts.dag), 0
     for name in _names(pattern):
-        if not re.fullmatch(ATOM, name) or not wiring.named(name):
+        if not re.fullmatch(ATOM, tidy(name)) or not wiring.named(tidy(name)):
             raise UnknownName(f"no sender is called {name!r}; {near(name, parts.names)}")
-        wanted |= wiring.named(name)
+        wanted |= wiring.named(tidy(name))
     return (node.name for node in parts.dag.nodes
             if any(wiring.bits[symbol] & wanted for symbol in symbols_of(node)))
 
 
 def _names(pattern: str) -> list[str]:
-    return [tidy(name) for name in pattern.split("|")]
+    return [name.strip() for name in pattern.split("|")]
