@@ -51,11 +51,11 @@ class Automaton:
 
     def step(self, state: int, symbol: str) -> int:
         """The state after `symbol`.  Raises `KeyError` for a symbol that the graph lacks."""
-        place = self._places[symbol]
-        if (state, place) not in self._steps:
-            rests = (self._expressions.step(rest, *place) for rest in self._states[state])
-            self._steps[state, place] = self._number(tuple(rests))
-        return self._steps[state, place]
+        key = state, self._places[symbol]
+        if key not in self._steps:
+            rests = (self._expressions.step(rest, *key[1]) for rest in self._states[state])
+            self._steps[key] = self._number(tuple(rests))
+        return self._steps[key]
 
     def enter(self, state: int, node: str) -> int:
         """The same state on arrival at a node: what does not lie upstream of it is forgotten.

@@ -212,8 +212,11 @@ class _Within(dict[str, int]):
         self._letters: list[tuple[int, int]] = [(1 << n, cell) for n, cell in enumerate(letters)]
 
     def __missing__(self, node: str) -> int:
-        above = self._above[node]
-        self[node] = mask = sum(bit for bit, cell in self._letters if above & cell)
+        above, mask = self._above[node], 0
+        for bit, cell in self._letters:
+            if above & cell:
+                mask |= bit
+        self[node] = mask
         return mask
 
 
@@ -228,7 +231,9 @@ class _Places(dict[str, Place]):
         bit, upstream = self._wiring.bits[symbol], 0
         for read in self._wiring.reads[symbol]:
             upstream |= self._within[read]
-        letter = next(n for n, cell in enumerate(self._letters) if cell & bit)
+        letter = 0
+        while not self._letters[letter] & bit:
+            letter += 1
         self[symbol] = place = Place(letter, upstream)
         return place
 

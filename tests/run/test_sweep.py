@@ -316,7 +316,7 @@ def test_a_file_of_another_sweep(tmp_path: Path) -> None:
 
 
 def test_weights_that_changed_are_another_model(tmp_path: Path) -> None:
-    model = tiny("gpt2")
+    model: Any = tiny("gpt2")
     parts = rw.trace(model).components()
     rw.sweep(parts, "a1.h*", file=tmp_path / "s.jsonl", **OPTIONS)
     with torch.no_grad():
