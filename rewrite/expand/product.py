@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewrite.ir.dag import Dag, Node, Part, Source
+from rewrite.ir.dag import Dag, Part, Source
 from rewrite.paths import Automaton
 
 
@@ -59,72 +59,72 @@ class _Copying:
 
     def __init__(self, dag: Dag) -> None:
         self.dag = dag
+        self.reads: dict[str, tuple[str, ...]] = {node.name: node.reads for node in dag.nodes}
+        self.symbols: dict[str, tuple[str, ...]] = {
+            node.name: tuple(port.symbol for port in node.ports)
+            for node in dag.nodes if isinstance(node, Part)}
         self.copies: dict[str, list[Copy]] = {node.name: [] for node in dag.nodes}
         self.known: dict[str, dict[tuple[object, ...], int]] = {n.name: {} for n in dag.nodes}
         self.plain: dict[tuple[str, str], int] = {}
 
-    def cons(self, node: Node, reads: tuple[int, ...], run: str = "") -> int:
+    def cons(self, node: str, reads: tuple[int, ...], run: str = "") -> int:
         """The copy of a node that reads these copies; of a source, the one for this run."""
-        known, key = self.known[node.name], (run, *reads)
+        known, key = self.known[node], (run, *reads)
         if key not in known:
-            behind = {self.copies[name][i].runs for name, i in zip(node.reads, reads, strict=True)}
+            behind = {self.copies[name][i].runs
+                      for name, i in zip(self.reads[node], reads, strict=True)}
             runs = behind.pop() if len(behind) == 1 else (
                 frozenset((run,) if run else ()).union(*behind))
             known[key] = len(known)
-            self.copies[node.name].append(Copy(node.name, known[key], reads, runs))
+            self.copies[node].append(Copy(node, known[key], reads, runs))
         return known[key]
 
     def roots(self, automaton: Automaton) -> tuple[int, ...]:
         """The outputs for one automaton; only states that are not decided are walked."""
-        start, asked = automaton.start, _asked(self.dag, automaton)
+        start, decided = automaton.start, automaton.decided
         made: dict[tuple[str, int], int] = {}
 
         def copy(name: str, state: int) -> int:
-            run = automaton.decided(state)
+            run = decided(state)
             return made[name, state] if run is None else self._plain(name, run)
 
-        for node, state, reads in reversed(asked):
+        for node, state, after in reversed(self._asked(automaton)):
             run = ""
-            if isinstance(node, Source):
-                run = automaton.run(automaton.step(state, node.name))
-            found = tuple([copy(*read) for read in reads])
-            made[node.name, state] = self.cons(node, found, run)
+            if isinstance(self.dag[node], Source):
+                run = automaton.run(automaton.step(state, node))
+            made[node, state] = self.cons(node, tuple(map(copy, self.reads[node], after)), run)
         return tuple(copy(name, start) for name in self.dag.outputs)
+
+    def _asked(self, automaton: Automaton) -> list[tuple[str, int, list[int]]]:
+        """Each node in each open state, from the outputs up, with the states of what it reads."""
+        states: dict[str, dict[int, None]] = {}
+        decided, step, enter = automaton.decided, automaton.step, automaton.enter
+        if decided(automaton.start) is None:
+            for name in self.dag.outputs:
+                states.setdefault(name, {})[automaton.start] = None
+        asked: list[tuple[str, int, list[int]]] = []
+        for node in reversed(self.reads):
+            for state in states.get(node, ()):
+                if node in self.symbols:
+                    after = [step(state, symbol) for symbol in self.symbols[node]]
+                else:
+                    after = [enter(state, name) for name in self.reads[node]]
+                asked.append((node, state, after))
+                for name, open_state in zip(self.reads[node], after, strict=True):
+                    if decided(open_state) is None:
+                        states.setdefault(name, {})[open_state] = None
+        return asked
 
     def _plain(self, name: str, run: str) -> int:
         """The copy of a node in the forward pass of one run."""
         stack = [] if (name, run) in self.plain else [name]
         while stack:
-            node = self.dag[stack[-1]]
-            if missing := [read for read in node.reads if (read, run) not in self.plain]:
+            node = stack[-1]
+            if missing := [read for read in self.reads[node] if (read, run) not in self.plain]:
                 stack += missing
                 continue
-            reads = tuple(self.plain[read, run] for read in node.reads)
-            self.plain[node.name, run] = self.cons(
-                node, reads, run if isinstance(node, Source) else "")
+            reads = tuple(self.plain[read, run] for read in self.reads[node])
+            self.plain[node, run] = self.cons(
+                node, reads, run if isinstance(self.dag[node], Source) else "")
             stack.pop()
         return self.plain[name, run]
-
-
-Visit = tuple[str, int]  # a node, and the state in which paths come to it
-
-
-def _asked(dag: Dag, automaton: Automaton) -> list[tuple[Node, int, list[Visit]]]:
-    """Each node in each open state, from the outputs to the sources, with what it reads there."""
-    states: dict[str, dict[int, None]] = {name: {} for name in dag.by_name}
-    decided, step, enter = automaton.decided, automaton.step, automaton.enter
-    if decided(automaton.start) is None:
-        for name in dag.outputs:
-            states[name][automaton.start] = None
-    asked: list[tuple[Node, int, list[Visit]]] = []
-    for node in reversed(dag.nodes):
-        for state in states[node.name]:
-            if isinstance(node, Part):
-                reads = [(port.reads, step(state, port.symbol)) for port in node.ports]
-            else:
-                reads = [(name, enter(state, name)) for name in node.reads]
-            asked.append((node, state, reads))
-            for name, after in reads:
-                if decided(after) is None:
-                    states[name][after] = None
-    return asked
