@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from rewrite.ir.dag import Constant, Join, Source
+from rewrite.ir.edit import Calling
 from rewrite.ir.ops import total
 from rewrite.ir.spec import check
 from rewrite.ir.values import alike as same
@@ -107,7 +108,7 @@ class Assembler:
         """The module that returns `outputs` (nodes in tuples), legal at its stage."""
         self.graph.output(outputs)
         self._place_context()
-        module = fx.GraphModule(self.root, self.graph, class_name=self.parts.graph.name)
+        module = Calling(self.root, self.graph, class_name=self.parts.graph.name)
         module.graph.eliminate_dead_code()
         self._infer_rest(module)
         check(module, stage)
