@@ -24,6 +24,7 @@ class Peer:
     name: str
     script: str
     packages: tuple[str, ...]
+    way: str
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def install(self, folder: Path) -> Path:
@@ -72,9 +73,12 @@ class Peer:
 
 
 PEERS = (
-    Peer("TransformerLens 4.3.0", "lens", ("transformer-lens==4.3.0", "transformers==5.23.0")),
+    Peer("TransformerLens 4.3.0", "lens", ("transformer-lens==4.3.0", "transformers==5.23.0"),
+         "what its direct path patching does for each pair of heads, `use_split_qkv_input` on."),
     # the last release of TransformerLens that has what AutoCircuit imports, and what it needs
     Peer("AutoCircuit 1.0.1", "masks", ("auto-circuit==1.0.1", "transformer-lens==2.18.0",
-                                        "transformers==4.57.6", "pyarrow==21.0.0")),
-    Peer("nnsight 0.8.1", "traces", ("nnsight==0.8.1", "transformers==5.23.0")),
+                                        "transformers==4.57.6", "pyarrow==21.0.0"),
+         "`patch_mode` with one entry of the mask set."),
+    Peer("nnsight 0.8.1", "traces", ("nnsight==0.8.1", "transformers==5.23.0"),
+         "one trace for each edge, the query written by hand, logits at the last position only."),
 )

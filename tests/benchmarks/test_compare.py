@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.compare import agree, compare, identity, make
+from benchmarks.compare import agree, compare, identity, make, page
 from benchmarks.peers.given import Given, load, measure
 from benchmarks.scaling import by_edges, least
 from benchmarks.sides import Hooks, Ours, Resumed
+from benchmarks.tables import Table
 
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 29, "n_positions": 64}
 
@@ -42,6 +44,8 @@ def test_the_identity_is_the_model(given: Given) -> None:
 def test_sides_that_disagree_are_an_error() -> None:
     with pytest.raises(AssertionError, match="lens and ours disagree about edges"):
         agree("lens", "edges", torch.tensor([1.0]), torch.tensor([2.0]))
+    with pytest.raises(AssertionError, match="of the median effect"):
+        agree("lens", "edges", torch.tensor([1.00001]), torch.tensor([1.0]), 2e-5)
     with pytest.raises(AssertionError, match="nan"):
         agree("lens", "edges", torch.tensor([torch.nan]), torch.tensor([2.0]))
 
@@ -58,3 +62,12 @@ def test_no_run_takes_less_than_the_minimum(given: Given) -> None:
     table = by_edges(given, given.edges, (1, 4), 1)
     assert all(float(row[table.columns.index("FLOPs / minimum")]) >= 1 for row in table.rows)
     assert least(given) > 0
+
+
+def test_the_page_says_how_it_was_made(given: Given) -> None:
+    table = Table("Edges", ("side", "ms"), note="All of them.")
+    table.add("rewrite", 123.4)
+    text = page([table], given, Namespace(batch=2, length=5, threads=1))
+    assert f"torch {torch.__version__}, transformers" in text
+    assert "2 layers, 2 heads, width 16" in text
+    assert "| side | ms |\n| --- | --- |\n| rewrite | 123 |" in text
