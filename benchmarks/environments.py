@@ -34,8 +34,11 @@ class Peer:
         wanted = "\n".join((TORCH, *self.packages))
         if not note.exists() or note.read_text() != wanted:
             subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", TORCH, *self.packages],
-                           check=True, stderr=(folder / f"{self.script}.log").open("w"))
+            done = subprocess.run(
+                [python, "-m", "pip", "install", "--quiet", TORCH, *self.packages],
+                text=True, stderr=subprocess.PIPE)
+            if done.returncode:
+                raise RuntimeError(f"{self.name} cannot be installed:\n{done.stderr[-2000:]}")
             note.write_text(wanted)
         return python
 
