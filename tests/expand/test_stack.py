@@ -60,7 +60,7 @@ def hypotheses(draw: Any, parts: rw.Components) -> list[rw.Hypothesis]:
     return made
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_literal_module(family: str, data: st.DataObject) -> None:
