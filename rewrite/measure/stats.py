@@ -120,6 +120,44 @@ def means(
     return np.stack([value, low, high], 1)
 
 
+def ratios(
+    rows: Float[np.ndarray, "row example"], null_effects: Effects, *, draws: int = 2000,
+    seed: int = 0, level: float = 0.95,
+) -> list[Estimate]:
+    """Mean of each row over the mean of the null's effects, all resampled alike (paired).
+
+    A row of effects gives the share that is left unexplained, `1 - explained`; a difference of
+    two such rows gives what one hypothesis explains beyond the other.
+
+    >>> print(ratios(np.array([[1.0, 0.0], [2.0, 2.0]]), np.array([2.0, 2.0]))[1])
+    1.000 [1.000, 1.000]
+
+    Undefined where the mean of the null's effects is zero, as `explained` is.
+    """
+    null, n = as_effects(null_effects, "null_effects"), rows.shape[1]
+    if null.mean() == 0:
+        return [Estimate(nan, nan, nan, level, "ATE is zero: nothing to explain")] * len(rows)
+    values = rows.mean(1) / null.mean()
+    if n == 1:
+        note = "one example gives no interval"
+        return [Estimate(float(value), nan, nan, level, note) for value in values]
+    drawn: list[np.ndarray] = []
+    for index in _resampled(n, draws, seed):
+        taken = np.zeros((len(index), n))
+        np.add.at(taken, (np.arange(len(index))[:, None], index), 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn.append(taken @ rows.T / (taken @ null)[:, None])
+    found = np.concatenate(drawn)
+    defined = np.isfinite(found).all(1)
+    note = "" if defined.all() else f"undefined in {1 - defined.mean():.1%} of resampled data sets"
+    if defined.mean() < level:
+        return [Estimate(float(value), nan, nan, level, note) for value in values]
+    tail = (1 - level) / 2
+    low, high = np.quantile(found[defined], [tail, 1 - tail], axis=0)
+    columns = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(value, a, b, level, note) for value, a, b in columns]
+
+
 def _resampled(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Which examples each draw takes, `[some draws, n]`: the same for equal arguments."""
     rng = np.random.default_rng(seed)
