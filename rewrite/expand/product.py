@@ -6,6 +6,10 @@
 `cons` returns the copy that already exists for the same node and the same copies read, so
 the copies of a node are exactly the distinct assignments of runs to the paths behind it,
 and the work is linear in nodes x states however many paths there are.
+
+Where a step depends on positions, a value is *mixed* of copies: row by row, or, as keys and
+values, hop by hop.  A mixed value asks its tests in the order of `rewrite.paths.tree`, each
+once, so that equal mixtures are one.  No position has a copy of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +19,18 @@ from dataclasses import dataclass
 
 from rewrite.ir.dag import Dag, Part, Source
 from rewrite.paths import Automaton
+from rewrite.paths.tree import (
+    HERE,
+    HOP,
+    THERE,
+    Split,
+    Test,
+    Tree,
+    first_test,
+    is_split,
+    leaves,
+    under,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +47,69 @@ class Copy:
     runs: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A value of a node that is one copy where `test` passes and another elsewhere.
+
+    `THERE` tests the position of the value.  A `HOP` tests how far a key or value is from the
+    query that reads it, so only ports that hop read such a value; it is asked first.
+    """
+
+    node: str
+    index: int
+    test: Test
+    yes: int
+    no: int
+    runs: frozenset[str]
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        """The copies that it mixes, of its own node."""
+        return self.yes, self.no
+
+    @property
+    def by_hop(self) -> bool:
+        """Whether it depends on who reads it."""
+        return self.test.kind == HOP
+
+
 @dataclass(frozen=True)
 class Product:
-    """Copies of every node in the order of the wiring; `roots[i]` are outputs of hypothesis i."""
+    """Copies of every node in the order of the wiring; `roots[i]` are outputs of hypothesis i.
+
+    `copies` are numbered together with mixtures of them; each comes after what it mixes.
+    """
 
     dag: Dag
-    copies: dict[str, list[Copy]]
+    copies: dict[str, list[Copy | Mixed]]
     roots: tuple[tuple[int, ...], ...]
     states: int
 
     @property
     def counts(self) -> dict[str, int]:
         """How many copies each source and part has."""
-        counted = (Source, Part)
-        return {n.name: len(self.copies[n.name]) for n in self.dag.nodes if isinstance(n, counted)}
+        return {n.name: sum(isinstance(copy, Copy) for copy in self.copies[n.name])
+                for n in self.dag.nodes if isinstance(n, (Source, Part))}
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The positions that mixtures ask for."""
+        mixed = (c for copies in self.copies.values() for c in copies if isinstance(c, Mixed))
+        return tuple(sorted({each.test.place for each in mixed} - {""}))
+
+    def reads(self, name: str, index: int) -> list[tuple[str, int]]:
+        """What a copy reads, or a mixture mixes."""
+        copy = self.copies[name][index]
+        if isinstance(copy, Mixed):
+            return [(name, copy.yes), (name, copy.no)]
+        return list(zip(self.dag[name].reads, copy.reads, strict=True))
+
+    def tree(self, name: str, index: int) -> Tree:
+        """The copies that a value is mixed of, as a tree; a single number if it is a copy."""
+        copy = self.copies[name][index]
+        if isinstance(copy, Copy):
+            return index
+        return Split(copy.test, self.tree(name, copy.yes), self.tree(name, copy.no))
 
 
 def expand_dag(dag: Dag, automata: Sequence[Automaton]) -> Product:
@@ -63,7 +128,7 @@ class _Copying:
         self.symbols: dict[str, tuple[str, ...]] = {
             node.name: tuple(port.symbol for port in node.ports)
             for node in dag.nodes if isinstance(node, Part)}
-        self.copies: dict[str, list[Copy]] = {node.name: [] for node in dag.nodes}
+        self.copies: dict[str, list[Copy | Mixed]] = {node.name: [] for node in dag.nodes}
         self.known: dict[str, dict[tuple[object, ...], int]] = {n.name: {} for n in dag.nodes}
         self.plain: dict[tuple[str, str], int] = {}
 
@@ -75,34 +140,83 @@ class _Copying:
                       for name, i in zip(self.reads[node], reads, strict=True)}
             runs = behind.pop() if len(behind) == 1 else (
                 frozenset((run,) if run else ()).union(*behind))
-            known[key] = len(known)
+            known[key] = len(self.copies[node])
             self.copies[node].append(Copy(node, known[key], reads, runs))
         return known[key]
+
+    def mix(self, node: str, test: Test, yes: int, no: int) -> int:
+        """The value that is `yes` where a test passes, else `no`: asked in order, each test once.
+
+        if t then (if t then a else b) else c = if t then a else c
+        """
+        if yes == no:
+            return yes
+        copies = [self.copies[node][each] for each in (yes, no)]
+        inner = min((c.test for c in copies if isinstance(c, Mixed)), default=test)
+        key = ("mix", test, yes, no)
+        known = self.known[node]
+        if key in known:
+            return known[key]
+        if inner > test or not any(isinstance(c, Mixed) for c in copies):
+            made = len(self.copies[node])
+            runs = copies[0].runs | copies[1].runs
+            self.copies[node].append(Mixed(node, made, test, yes, no, runs))
+        elif inner == test:
+            made = self.mix(node, test, self._side(node, yes, test, True),
+                            self._side(node, no, test, False))
+        else:
+            made = self.mix(node, inner, *(
+                self.mix(node, test, *(self._side(node, each, inner, passes)
+                                       for each in (yes, no)))
+                for passes in (True, False)))
+        known[key] = made
+        return made
+
+    def _side(self, node: str, index: int, test: Test, passes: bool) -> int:
+        copy = self.copies[node][index]
+        if isinstance(copy, Mixed) and copy.test == test:
+            return copy.yes if passes else copy.no
+        return index
 
     def roots(self, automaton: Automaton) -> tuple[int, ...]:
         """The outputs for one automaton; only states that are not decided are walked."""
         start, decided = automaton.start, automaton.decided
         made: dict[tuple[str, int], int] = {}
 
-        def copy(name: str, state: int) -> int:
+        def copy(name: str, state: Tree) -> int:
+            if is_split(state):
+                return self.mix(name, state.test, copy(name, state.yes), copy(name, state.no))
             run = decided(state)
             return made[name, state] if run is None else self._plain(name, run)
 
+        def written(node: str, after: Sequence[Tree]) -> int:
+            test = first_test(*after)
+            if test is None or test.kind != HERE:
+                return self.cons(node, tuple(map(copy, self.reads[node], after)))
+            sides = ([under(tree, test, passes) for tree in after] for passes in (True, False))
+            return self.mix(node, _of_value(test), *(written(node, side) for side in sides))
+
+        def source(node: str, state: Tree) -> int:
+            if is_split(state):
+                sides = source(node, state.yes), source(node, state.no)
+                return self.mix(node, _of_value(state.test), *sides)
+            return self._plain(node, automaton.run(state))
+
         for node, state, after in reversed(self._asked(automaton)):
-            run = ""
             if isinstance(self.dag[node], Source):
-                run = automaton.run(automaton.step(state, node))
-            made[node, state] = self.cons(node, tuple(map(copy, self.reads[node], after)), run)
+                made[node, state] = source(node, automaton.step(state, node))
+            else:
+                made[node, state] = written(node, after)
         return tuple(copy(name, start) for name in self.dag.outputs)
 
-    def _asked(self, automaton: Automaton) -> list[tuple[str, int, list[int]]]:
+    def _asked(self, automaton: Automaton) -> list[tuple[str, int, list[Tree]]]:
         """Each node in each open state, from the outputs up, with the states of what it reads."""
         states: dict[str, dict[int, None]] = {}
         decided, step, enter = automaton.decided, automaton.step, automaton.enter
         if decided(automaton.start) is None:
             for name in self.dag.outputs:
                 states.setdefault(name, {})[automaton.start] = None
-        asked: list[tuple[str, int, list[int]]] = []
+        asked: list[tuple[str, int, list[Tree]]] = []
         for node in reversed(self.reads):
             for state in states.get(node, ()):
                 if node in self.symbols:
@@ -110,9 +224,10 @@ class _Copying:
                 else:
                     after = [enter(state, name) for name in self.reads[node]]
                 asked.append((node, state, after))
-                for name, open_state in zip(self.reads[node], after, strict=True):
-                    if decided(open_state) is None:
-                        states.setdefault(name, {})[open_state] = None
+                for name, tree in zip(self.reads[node], after, strict=True):
+                    for open_state in leaves(tree) if is_split(tree) else (tree,):
+                        if decided(open_state) is None:
+                            states.setdefault(name, {})[open_state] = None
         return asked
 
     def _plain(self, name: str, run: str) -> int:
@@ -128,3 +243,8 @@ class _Copying:
                 node, reads, run if isinstance(self.dag[node], Source) else "")
             stack.pop()
         return self.plain[name, run]
+
+
+def _of_value(test: Test) -> Test:
+    """What a part asks of the position that it writes, as readers of the value ask it."""
+    return test._replace(kind=THERE)

@@ -38,10 +38,15 @@ class Constant:
 
 @dataclass(frozen=True)
 class Port:
-    """One reading of a part: a path that enters by it is spelt `symbol`."""
+    """One reading of a part: a path that enters by it is spelt `symbol`.
+
+    A port that `hops` reads other positions than the one which the part writes, each by
+    itself: the keys and values of attention.
+    """
 
     symbol: str
     reads: str
+    hops: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,28 @@ class Join:
 Node = Source | Constant | Part | Join
 
 
+class Motion:
+    """What a model does to positions, asked only by patterns with windows.
+
+    This one is that of a decoder: attention looks back, all else keeps positions apart.
+    """
+
+    def looks_ahead(self) -> bool:
+        """Whether some attention reads tokens that come later."""
+        return False
+
+    def keeps_positions(self, part: str) -> bool:
+        """Whether a part reads, but for ports that hop, only the position that it writes."""
+        return bool(part)
+
+
 @dataclass(frozen=True)
 class Dag:
     """Nodes in an order where each comes after what it reads.
 
     `outputs` are the parts at which paths end.  `spellings` gives further names of a
-    symbol (`a5.kv1.k`, a module path): they are understood in patterns.  `kept` holds what
-    later stages work out once for a wiring.
+    symbol (`a5.kv1.k`, a module path): they are understood in patterns.  `motion` tells how
+    positions move.  `kept` holds what later stages work out once for a wiring.
 
     >>> dag = Dag((Source("tokens"), Part("logits", (Port("logits", "tokens"),))), ("logits",))
     >>> dag.edges
@@ -87,6 +107,7 @@ class Dag:
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    motion: Motion = field(default_factory=Motion, repr=False, compare=False)
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +133,12 @@ class Dag:
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that a path can be spelt with, in the order of the nodes."""
         return tuple(dict.fromkeys(s for node in self.nodes for s in symbols_of(node)))
+
+    @cached_property
+    def hops(self) -> frozenset[str]:
+        """The symbols of ports that read other positions."""
+        parts = (node for node in self.nodes if isinstance(node, Part))
+        return frozenset(port.symbol for node in parts for port in node.ports if port.hops)
 
     @cached_property
     def sources(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from rewrite.ir.dag import Dag
 from rewrite.paths.bind import BoundSet, Place, bind_all
 from rewrite.paths.expressions import Expressions
 from rewrite.paths.pathset import PathSet
+from rewrite.paths.tree import Tree, combine
 from rewrite.paths.walk import walk_paths
 
 
@@ -34,13 +35,14 @@ class Automaton:
         self.start: int = 0
         self._runs: tuple[str, ...] = tuple(runs)
         self._default: str = default
+        self._shared: BoundSet = shared
         self._places: Mapping[str, Place] = shared.places
         self._within: Mapping[str, int] = shared.within
         self._expressions: Expressions = shared.expressions
         self._states: list[tuple[int, ...]] = []
         self._numbers: dict[tuple[int, ...], int] = {}
         self._entered: dict[tuple[int, int], int] = {}
-        self._steps: dict[tuple[int, Place], int] = {}
+        self._steps: dict[tuple[int, Place], Tree] = {}
         self._decided: list[str | None] = []
         _ = self._number(tuple(bound.start for bound in runs.values()))
 
@@ -49,12 +51,16 @@ class Automaton:
         """How many states have been met so far."""
         return len(self._states)
 
-    def step(self, state: int, symbol: str) -> int:
-        """The state after `symbol`.  Raises `KeyError` for a symbol that the graph lacks."""
+    def step(self, state: int, symbol: str) -> Tree:
+        """The state after `symbol`, or a tree of states if it depends on positions.
+
+        Raises `KeyError` for a symbol that the graph lacks, `PathError` if a window cannot be
+        followed through it.
+        """
         key = state, self._places[symbol]
         if key not in self._steps:
-            rests = (self._expressions.step(rest, *key[1]) for rest in self._states[state])
-            self._steps[key] = self._number(tuple(rests))
+            rests = [self._shared.tree(rest, symbol) for rest in self._states[state]]
+            self._steps[key] = combine(lambda *rests: self._number(rests), *rests)
         return self._steps[key]
 
     def enter(self, state: int, node: str) -> int:

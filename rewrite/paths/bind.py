@@ -9,14 +9,14 @@ cannot come into the set any more is in the same state as all others of that kin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rewrite.errors import UnknownName, near
+from rewrite.errors import PathError, UnknownName, near
 from rewrite.ir.dag import Dag, Part, symbols_of
 from rewrite.paths.caret import point
-from rewrite.paths.expressions import Expressions
+from rewrite.paths.expressions import Expressions, Motion, Unfollowed
 from rewrite.paths.names import matches
 from rewrite.paths.parse import tokens
 from rewrite.paths.pathset import PathSet, paths
@@ -31,8 +31,12 @@ from rewrite.paths.pattern import (
     Not,
     Pattern,
     Repeat,
+    Within,
     names_in,
+    places_in,
+    walk,
 )
+from rewrite.paths.tree import Tree, leaves
 
 
 class Place(NamedTuple):
@@ -69,8 +73,21 @@ class BoundSet:
     start: int
 
     def step(self, state: int, symbol: str) -> int:
-        """The state after `symbol`.  Raises `KeyError` for a symbol that the graph lacks."""
-        return self.expressions.step(state, *self.places[symbol])
+        """The state after `symbol`, whatever the positions: a word is in the set if it is at some.
+
+        Raises `KeyError` for a symbol that the graph lacks.
+        """
+        return self.expressions.either(*leaves(self.tree(state, symbol)))
+
+    def tree(self, state: int, symbol: str) -> Tree:
+        """The states after `symbol`, by where it writes and reads.
+
+        Raises `PathError` where a window cannot be followed.
+        """
+        try:
+            return self.expressions.step(state, *self.places[symbol])
+        except Unfollowed as stop:
+            raise PathError(_unfollowed(symbol, stop.again)) from None
 
     def enter(self, state: int, node: str) -> int:
         """The same state on arrival at a node: what does not lie upstream of it is forgotten.
@@ -87,7 +104,8 @@ class BoundSet:
     def __contains__(self, word: Sequence[str]) -> bool:
         state = self.start
         for symbol in reversed(word):
-            state = self.expressions.derive(state, self.places[symbol].letter)
+            derived = self.expressions.derive(state, self.places[symbol].letter)
+            state = self.expressions.either(*leaves(derived))
         return self.accepts(state)
 
 
@@ -124,17 +142,60 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
     if not all(named.values()):
         for each in sets:
             _check_names(each, named, dag)
-    letters = _letters(wiring.every, named.values())
-    expressions = wiring.expressions(len(letters))
-    leaves = {
-        name: expressions.leaf(sum(1 << n for n, letter in enumerate(letters) if letter & symbols))
-        for name, symbols in named.items()
-    }
-    reader, within = _Reader(expressions, leaves), _Within(wiring, letters)
+    moves = _Moves.of(wiring, sets)
+    letters = _letters(wiring.every, [*named.values(), *moves.groups])
+    motion = moves.motion(letters)
+    expressions = wiring.expressions(len(letters), motion)
+    masks = {name: sum(1 << n for n, letter in enumerate(letters) if letter & symbols)
+             for name, symbols in named.items()}
+    reader, within = _Reader(expressions, masks, motion.hops, wiring.whole), _Within(
+        wiring, letters)
     places = _Places(wiring, letters, within)
     return tuple(
         BoundSet(dag, expressions, places, within, reader.set(each.pattern)) for each in sets
     )
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Symbols that hop and symbols that blur positions, as far as some patterns ask."""
+
+    hops: int
+    blurs: int
+    ahead: bool
+
+    @classmethod
+    def of(cls, wiring: Wiring, sets: Sequence[PathSet]) -> _Moves:
+        dag = wiring.dag
+        windows = any(isinstance(part, Within) for each in sets for part in walk(each.pattern))
+        if not windows and not any(True for each in sets for _ in places_in(each.pattern)):
+            return cls(0, 0, False)
+        hops = sum(wiring.bits[symbol] for symbol in dag.hops)
+        if not windows:
+            return cls(hops, 0, False)
+        blurred = (symbol for node in dag.nodes if isinstance(node, Part)
+                   and not dag.motion.keeps_positions(node.name) for symbol in symbols_of(node))
+        blurs = sum(wiring.bits[symbol] for symbol in blurred) & ~hops
+        return cls(hops, blurs, dag.motion.looks_ahead())
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return tuple(group for group in (self.hops, self.blurs) if group)
+
+    def motion(self, letters: Sequence[int]) -> Motion:
+        def mask(group: int) -> int:
+            return sum(1 << n for n, letter in enumerate(letters) if letter & group)
+
+        return Motion(mask(self.hops), mask(self.blurs), self.ahead)
+
+
+def _unfollowed(symbol: str, again: bool) -> str:
+    if again:
+        return (f"a window over several hops cannot be followed through {symbol}: this model "
+                "also looks ahead, so hops back and forth may add up to anything\n"
+                f"put the window on the port: {symbol}[-3:0]")
+    return (f"a window cannot be followed through {symbol}, which mixes positions by other means "
+            "than attention\nend the window before it, or leave it out")
 
 
 def _letters(every: int, groups: Iterable[int]) -> tuple[int, ...]:
@@ -167,7 +228,7 @@ class Wiring:
         """For each symbol, the values that a path can come from when it is spelt next."""
         self._named: dict[str, int] = {}
         """Atoms that have been asked for; those that are no patterns are known from the start."""
-        self._stores: dict[int, Expressions] = {}
+        self._stores: dict[tuple[int, Motion], Expressions] = {}
         for node in dag.nodes:
             above = sum({self.bits[symbol] for symbol in symbols_of(node)})
             for name in node.reads:
@@ -196,11 +257,18 @@ class Wiring:
                                     if matches(name, (symbol, *spellings.get(symbol, ()))))
         return self._named[name]
 
-    def expressions(self, letters: int) -> Expressions:
-        """The store for this number of letters."""
-        if letters not in self._stores:
-            self._stores[letters] = Expressions(letters)
-        return self._stores[letters]
+    def whole(self, name: str) -> bool:
+        """Whether an atom spells a symbol to its end, and so means a port."""
+        spellings = self.dag.spellings
+        return any(name.count(".") == spelt.count(".") and matches(name, (symbol, spelt))
+                   for symbol, bit in self.bits.items() if bit & self.named(name)
+                   for spelt in (symbol, *spellings.get(symbol, ())))
+
+    def expressions(self, letters: int, motion: Motion) -> Expressions:
+        """The store for this number of letters that move like this."""
+        if (letters, motion) not in self._stores:
+            self._stores[letters, motion] = Expressions(letters, motion)
+        return self._stores[letters, motion]
 
 
 class _Within(dict[str, int]):
@@ -241,10 +309,13 @@ class _Places(dict[str, Place]):
 def _check_names(path_set: PathSet, named: Mapping[str, int], dag: Dag) -> None:
     text = str(path_set)
     for token in tokens(text):
-        if token.kind == "name" and not named[token.text]:
+        if token.kind != "name":
+            continue
+        (atom,) = names_in(paths(token.text).pattern)
+        if not named[atom]:
             place = point(text, token.column, len(token.text))
-            hint = near(token.text, _known(dag))
-            raise UnknownName(f"the graph has no {token.text}\n{place}\n{hint}")
+            hint = near(atom, _known(dag))
+            raise UnknownName(f"the graph has no {atom}\n{place}\n{hint}")
 
 
 def _known(dag: Dag) -> dict[str, None]:
@@ -264,7 +335,9 @@ class _Reader:
     """Patterns to expressions, reversed."""
 
     to: Expressions
-    leaves: Mapping[str, int]
+    masks: Mapping[str, int]
+    hops: int
+    whole: Callable[[str], bool]
 
     def set(self, pattern: Pattern) -> int:
         """A set of whole paths."""
@@ -283,8 +356,10 @@ class _Reader:
     def walk(self, pattern: Pattern) -> int:
         """A stretch of a path."""
         match pattern:
-            case Name(text):
-                return self.leaves[text]
+            case Name():
+                return self.name(pattern)
+            case Within(body, low, high):
+                return self.to.window(self.walk(body), low, high)
             case Dots():
                 return self.to.every
             case Chain(parts):
@@ -297,3 +372,15 @@ class _Reader:
                 return self.to.either(self.walk(body), self.to.empty)
             case Both() | Minus() | Not():
                 raise AssertionError(f"the parser lets no {pattern} into a concatenation")
+
+    def name(self, name: Name) -> int:
+        """A position behind a port is where it reads, any other is where the node writes."""
+        mask, here, there = self.masks[name.atom], name.at, name.port_at
+        if not (here or there):
+            return self.to.leaf(mask)
+        if not name.port and self.whole(name.atom):
+            here, there = "", here
+        still = mask & ~self.hops
+        rows = [self.to.placed(still, place) for place in (here, there) if place]
+        same = rows[0] if len(set(rows)) == 1 else self.to.both(*rows)
+        return self.to.either(self.to.placed(mask & self.hops, here, there), same)

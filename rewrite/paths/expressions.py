@@ -4,6 +4,11 @@ The derivative of a language L by a letter c is `{ w : cw in L }`.  Of a regular
 it is again one, and only finitely many come about when unions are kept as sets (Brzozowski,
 "Derivatives of Regular Expressions", 1964): they are the states of a deterministic automaton.
 Intersection is written with union and complement.
+
+Words may have positions: each letter is read at a place, and some letters (keys and values of
+attention) hop from one position to another.  A derivative then is a tree of expressions, whose
+tests say where and how far the letter goes (`rewrite.paths.tree`).  A window on an expression
+moves along with the hops that have been made, so that it too has finitely many derivatives.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+
+from rewrite.paths.tree import HERE, THERE, Test, Tree, combine, hop, leaves, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,49 @@ class Other:
     body: int
 
 
-Term = Leaf | Empty | Cat | Star | Either | Other
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One letter out of a set, that writes at the place `here` and reads at the place `there`.
+
+    An empty place is any place.
+    """
+
+    mask: int
+    here: str
+    there: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The words of an expression whose hops add up to a number in [low, high)."""
+
+    body: int
+    low: int | None
+    high: int | None
+
+
+Term = Leaf | Empty | Cat | Star | Either | Other | Placed | Window
+
+
+class Unfollowed(Exception):
+    """A window cannot be followed through a letter: `letter`, and whether it may hop again."""
+
+    def __init__(self, letter: int, again: bool) -> None:
+        super().__init__(letter, again)
+        self.letter: int = letter
+        self.again: bool = again
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What letters do to positions: `hops` may change it, `blurs` mix them beyond telling.
+
+    If no letter looks `ahead`, hops are never positive.
+    """
+
+    hops: int = 0
+    blurs: int = 0
+    ahead: bool = False
 
 
 class Expressions:
@@ -68,12 +117,14 @@ class Expressions:
     True
     """
 
-    def __init__(self, letters: int) -> None:
+    def __init__(self, letters: int, motion: Motion | None = None) -> None:
         self._any: int = (1 << letters) - 1
+        self._motion: Motion = motion or Motion()
         self._terms: list[Term] = []
         self._nullable: list[bool] = []
         self._numbers: dict[Term, int] = {}
-        self._derived: dict[tuple[int, int], int] = {}
+        self._derived: dict[tuple[int, int, int], Tree] = {}
+        self._letters: dict[int, int] = {}
         self._kept: dict[tuple[int, int], int] = {}
         self.none: int = self._number(Leaf(0), False)
         self.empty: int = self._number(Empty(), True)
@@ -188,29 +239,124 @@ class Expressions:
             term = self._terms[term.then]
         return False
 
-    def derive(self, number: int, letter: int) -> int:
-        """What may follow `letter`: the derivative, remembered."""
-        key = number, letter
+    def placed(self, mask: int, here: str = "", there: str = "") -> int:
+        """One of some letters, at these places; a letter that does not hop reads where it writes.
+
+        >>> e = Expressions(letters=1)
+        >>> e.placed(0b1) == e.leaf(0b1)
+        True
+        """
+        if not mask or not (here or there):
+            return self.leaf(mask)
+        return self._number(Placed(mask, here, there), False)
+
+    def window(
+        self, body: int, low: int | None, high: int | None, letters: int | None = None
+    ) -> int:
+        """The words of `body`, over some letters, whose hops add up to one of [low, high).
+
+        >>> e = Expressions(letters=2, motion=Motion(hops=0b10))
+        >>> e.window(e.leaf(0b01), -3, 0) == e.none, e.window(e.every, -3, None) == e.every
+        (True, False)
+        """
+        seen = self._any if letters is None else letters
+        here = (low is None or low <= 0) and (high is None or high > 0)
+        if not self.letters(body) & seen & self._motion.hops:  # no hop adds up to 0
+            return body if here else self.none
+        if not self._motion.ahead:
+            if low is not None and low > 0:
+                return self.none
+            high = None if high is not None and high > 0 else high
+        if low is None and high is None:
+            return body
+        return self._number(Window(body, low, high), here and self.nullable(body))
+
+    def letters(self, number: int) -> int:
+        """A mask that has all letters of all words of an expression."""
+        if number not in self._letters:
+            match self._terms[number]:
+                case Empty():
+                    found = 0
+                case Leaf(mask) | Placed(mask):
+                    found = mask
+                case Cat(first, then):
+                    found = self.letters(first) | self.letters(then)
+                case Star(body) | Window(body):
+                    found = self.letters(body)
+                case Either(members):
+                    found = reduce(lambda mask, each: mask | self.letters(each), members, 0)
+                case Other():
+                    found = self._any
+            self._letters[number] = found
+        return self._letters[number]
+
+    def derive(self, number: int, letter: int, upstream: int | None = None) -> Tree:
+        """What may follow `letter`: the derivative, remembered.
+
+        It is an expression, or a tree of expressions where positions matter.  Letters that are
+        not of the mask `upstream` never follow.
+        """
+        key = number, letter, self._any if upstream is None else upstream
         if key not in self._derived:
-            self._derived[key] = self._derive(number, letter)
+            self._derived[key] = self._derive(*key)
         return self._derived[key]
 
-    def _derive(self, number: int, letter: int) -> int:
+    def _derive(self, number: int, letter: int, upstream: int) -> Tree:
         match self._terms[number]:
             case Empty():
                 return self.none
             case Leaf(mask):
                 return self.empty if mask >> letter & 1 else self.none
+            case Placed(mask, here, there):
+                found: Tree = self.empty if mask >> letter & 1 else self.none
+                for kind, place in ((THERE, there), (HERE, here)):
+                    found = split(Test(kind, 0, place), found, self.none) if place else found
+                return found
             case Cat(first, then):
-                rest = self._cat(self.derive(first, letter), then)
-                skip = self.derive(then, letter) if self.nullable(first) else self.none
-                return self.either(rest, skip)
+                rest = combine(lambda new: self._cat(new, then),
+                               self.derive(first, letter, upstream))
+                if not self.nullable(first):
+                    return rest
+                return combine(self.either, rest, self.derive(then, letter, upstream))
             case Star(body):
-                return self._cat(self.derive(body, letter), number)
+                return combine(lambda new: self._cat(new, number),
+                               self.derive(body, letter, upstream))
             case Either(members):
-                return self.either(*(self.derive(member, letter) for member in members))
+                derived = (self.derive(member, letter, upstream) for member in sorted(members))
+                return combine(self.either, *derived)
             case Other(body):
-                return self.other(self.derive(body, letter))
+                return combine(self.other, self.derive(body, letter, upstream))
+            case Window(body, low, high):
+                rest = self.derive(body, letter, upstream)
+                if rest == self.none:
+                    return rest
+                if self._motion.blurs >> letter & 1:
+                    raise Unfollowed(letter, again=False)
+                if not self._motion.hops >> letter & 1:
+                    return combine(lambda new: self.window(new, low, high), rest)
+                return self._after_hop(rest, letter, upstream, low, high)
+
+    def _after_hop(
+        self, rest: Tree, letter: int, upstream: int, low: int | None, high: int | None
+    ) -> Tree:
+        """Windows moved by the hop of a letter: one for each hop that makes a difference."""
+        if self._motion.ahead:  # windows stay finite in number if this hop is the last
+            rest = combine(lambda new: self.keep(new, upstream), rest)
+            if any(self.letters(new) & upstream & self._motion.hops for new in leaves(rest)):
+                raise Unfollowed(letter, again=True)
+            inside: Tree = split(hop(low), True, False) if low is not None else True
+            if high is not None:
+                inside = combine(lambda beyond, near: near and not beyond,
+                                 split(hop(high), True, False), inside)
+            return combine(lambda passes, new: new if passes else self.none, inside, rest)
+        bottom = low if low is not None else high  # further back it makes no difference
+        assert bottom is not None
+        offsets: Tree = bottom - 1
+        for offset in range(bottom, 1):
+            offsets = split(hop(offset), offset, offsets)
+        return combine(lambda new, offset: self.window(
+            new, None if low is None else low - offset,
+            None if high is None else high - offset), rest, offsets)
 
     def keep(self, number: int, letters: int) -> int:
         """The same language for words over these letters, a bit mask: the others never come.
@@ -232,6 +378,10 @@ class Expressions:
                 return number
             case Leaf(mask):
                 return self.leaf(mask & letters)
+            case Placed(mask, here, there):
+                return self.placed(mask & letters, here, there)
+            case Window(body, low, high):
+                return self.window(self.keep(body, letters), low, high, letters)
             case Cat(first, then):
                 return self._cat(self.keep(first, letters), self.keep(then, letters))
             case Star(body):
@@ -241,6 +391,8 @@ class Expressions:
             case Other(body):
                 return self.other(self.keep(body, letters))
 
-    def step(self, number: int, letter: int, upstream: int) -> int:
+    def step(self, number: int, letter: int, upstream: int) -> Tree:
         """What may follow `letter` when only the letters of the mask `upstream` come behind it."""
-        return self.keep(self.derive(number, letter), upstream)
+        derived = self.derive(number, letter, upstream)
+        return combine(lambda rest: self.keep(rest, upstream), derived)
+

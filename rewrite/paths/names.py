@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-PIECE = r"(?:[A-Za-z0-9_*]|\[[^\]]*\]|\{[^}]*\})+"
+SLICE = r"\[\s*(?:[+-]?\d+|[+-]?\d*\s*:\s*[+-]?\d*)\s*\]"
+PIECE = rf"(?:[A-Za-z0-9_*]|(?!{SLICE})\[[^\]]*\]|\{{[^}}]*\}})+"
 ATOM = rf"{PIECE}(?:\.{PIECE})*"
 
 WIDEST = 100_000  # numbers in one range: each is spelt out when the atom is compiled

@@ -4,7 +4,10 @@
     meet   = side (('&' | '-') side)*
     side   = '~' (side | item)  |  chain
     chain  = item ('->' item)*
-    item   = (NAME | '...' | '(' set ')') ('?' | '*')*      a '*' only behind ')', '?' or '*'
+    item   = (name | '...' | '(' set ')') (window | '?' | '*')*   a '*' not behind a name or ...
+    name   = NAME ('@' place ('.' PORT ('@' place)?)?)?
+    place  = GROUP | slice
+    window = slice = '[' n ']' | '[' n? ':' n? ']'
 
 `&`, `-` and `~` make sets of whole paths, so they may not stand inside a chain.
 """
@@ -16,7 +19,7 @@ from typing import NamedTuple, NoReturn
 
 from rewrite.errors import PathError
 from rewrite.paths.caret import point
-from rewrite.paths.names import ATOM, faults, tidy
+from rewrite.paths.names import ATOM, PIECE, SLICE, faults, tidy
 from rewrite.paths.pattern import (
     Both,
     Chain,
@@ -27,15 +30,21 @@ from rewrite.paths.pattern import (
     Name,
     Pattern,
     Repeat,
+    Within,
     complement,
     is_walk,
     joined,
 )
 
-_TOKEN = re.compile(rf"\s*(?:(?P<mark>->|\.\.\.|[()|&~?-])|(?P<name>{ATOM}))")
+_PLACE = rf"@(?:[A-Za-z_]\w*|{SLICE})"
+_TOKEN = re.compile(rf"\s*(?:(?P<mark>->|\.\.\.|[()|&~?-])|(?P<window>{SLICE})"
+                    rf"|(?P<name>{ATOM}(?:{_PLACE}(?:\.{PIECE}(?:{_PLACE})?)?)?))", re.ASCII)
+_POSITIONS = re.compile(rf"(?P<text>{ATOM})(?:@(?P<at>\w+|{SLICE}))?"
+                        rf"(?:\.(?P<port>{PIECE}))?(?:@(?P<port_at>\w+|{SLICE}))?", re.ASCII)
 
 _INSTEAD = {
-    "[": "close the range: write [5-7]",
+    "[": "write [5-7] for a range of numbers, k[-1] or ...[-3:0] for a window of hops",
+    "@": "a position is a named group or a slice: write a5.h3@END, tokens@[0] or tokens@[2:5]",
     "{": "close the list: write {1,3}",
     ".": "write ... for any nodes, and names like a5.h3",
     ">": "write -> with no space inside",
@@ -70,10 +79,10 @@ def tokens(text: str) -> list[Token]:
     at, end = 0, len(text.rstrip())
     while at < end:
         start = at + len(text[at:]) - len(text[at:].lstrip())
-        if text[start] == "*" and found and found[-1].kind in (")", "?", "*"):
+        if text[start] == "*" and found and found[-1].kind in (")", "?", "*", "window"):
             found.append(Token("*", "*", start))
         elif match := _TOKEN.match(text, at):
-            kind = "name" if match["name"] else match["mark"]
+            kind = "name" if match["name"] else match["mark"] or "window"
             found.append(Token(kind, text[start : match.end()], start))
         else:
             character = text[start]
@@ -86,8 +95,8 @@ def tokens(text: str) -> list[Token]:
 def parse(text: str) -> Pattern:
     """Read a pattern.
 
-    >>> parse("a5 -> m5?")
-    Chain(parts=(Name(text='a5'), Maybe(body=Name(text='m5'))))
+    >>> parse("... -> (m5@END)?")
+    Chain(parts=(Dots(), Maybe(body=Name(text='m5', at='END', port='', port_at=''))))
 
     Raises `PathError` that quotes the text and points at what cannot be read.
     """
@@ -178,11 +187,36 @@ class _Parser:
     def item(self) -> Pattern:
         before = len(self.algebra)
         item = self.bare_item()
-        while mark := self.take("?", "*"):
+        while mark := self.take("?", "*", "window"):
             if not is_walk(item):
                 self.fail_algebra(self.algebra[before])
-            item = Maybe(item) if mark.kind == "?" else Repeat(item)
+            if mark.kind == "window":
+                item = Within(item, *self.ends(mark))
+            else:
+                item = Maybe(item) if mark.kind == "?" else Repeat(item)
         return item
+
+    def check_slice(self, token: Token) -> None:
+        """A slice of positions holds some, in long enough texts."""
+        low, colon, high = token.text.strip("[]").partition(":")
+        ends = [int(end) if end else 0 for end in (low, high or "0")]
+        same_side = low and high and (ends[0] < 0) == (ends[1] < 0)
+        if colon and ((same_side and ends[0] >= ends[1]) or high == "0"):
+            self.fail(f"the positions {token.text} are none", token,
+                      "slices are those of Python: [0] is the first, [-2:] the last two")
+
+    def ends(self, token: Token) -> tuple[int | None, int | None]:
+        """The window that a slice means; as in Python, its end is not in it."""
+        low, colon, high = token.text.strip("[] ").partition(":")
+        if not colon:
+            return int(low), int(low) + 1
+        ends = (int(low) if low.strip() else None, int(high) if high.strip() else None)
+        if ends == (None, None):
+            self.fail("the window [:] is no limit", token, "leave it out")
+        if ends[0] is not None and ends[1] is not None and ends[0] >= ends[1]:
+            self.fail(f"the window {token.text} is empty", token,
+                      "its end is not in it, as in Python: [-3:0] is three, two or one token back")
+        return ends
 
     def bare_item(self) -> Pattern:
         token = self.next
@@ -200,10 +234,19 @@ class _Parser:
         self.fail_item(token)
 
     def name(self, token: Token) -> Pattern:
-        for start, width, fault in faults(token.text):
-            piece = token.text[start : start + width]
-            self.fail(f"bad name {token.text}", Token("", piece, token.column + start), fault)
-        return Name(tidy(token.text))
+        match = _POSITIONS.fullmatch(token.text)
+        assert match, token.text
+        for group in ("text", "port"):
+            for start, width, fault in faults(match[group] or ""):
+                piece, column = match[group][start : start + width], match.start(group) + start
+                self.fail(f"bad name {token.text}", Token("", piece, token.column + column), fault)
+        at, port_at = (tidy(match[group] or "") for group in ("at", "port_at"))
+        if not match["port"]:
+            at, port_at = at or port_at, ""
+        for place in (at, port_at):
+            if place.startswith("["):
+                self.check_slice(Token("", place, token.column + token.text.index("@") + 1))
+        return Name(tidy(match["text"]), at, tidy(match["port"] or ""), port_at)
 
     def fail_item(self, token: Token) -> NoReturn:
         """Something else stands where a node should."""

@@ -12,9 +12,45 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """One node of the path, by any symbol that the atom `text` matches."""
+    """One node of the path, by any symbol that the atom `text` matches, at the position `at`.
+
+    Of a port, spelt `.k` behind the position of its head, `port_at` is where it reads.
+    """
 
     text: str
+    at: str = ""
+    port: str = ""
+    port_at: str = ""
+
+    @property
+    def atom(self) -> str:
+        """The name without positions.
+
+        >>> Name("a9.h9", "END", "v", "IO").atom
+        'a9.h9.v'
+        """
+        return f"{self.text}.{self.port}" if self.port else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """`A[low:high]`: the stretches of A whose hops add up to one of low, ..., high - 1."""
+
+    body: Pattern
+    low: int | None
+    high: int | None
+
+    @property
+    def window(self) -> str:
+        """As it is written: one number, or a slice.
+
+        >>> Within(Dots(), -3, 0).window, Within(Dots(), -1, 0).window
+        ('[-3:0]', '[-1]')
+        """
+        if self.low is not None and self.high == self.low + 1:
+            return f"[{self.low}]"
+        low, high = ("" if end is None else end for end in (self.low, self.high))
+        return f"[{low}:{high}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +108,7 @@ class Not:
     body: Pattern
 
 
-Pattern = Name | Dots | Chain | Choice | Repeat | Maybe | Both | Minus | Not
+Pattern = Name | Dots | Within | Chain | Choice | Repeat | Maybe | Both | Minus | Not
 
 
 def joined(kind: type[Chain | Choice | Both], parts: Iterable[Pattern]) -> Pattern:
@@ -103,19 +139,37 @@ def names_in(pattern: Pattern) -> Iterator[str]:
     >>> list(names_in(Minus(Name("a5"), Repeat(Name("m5")))))
     ['a5', 'm5']
     """
+    return (part.atom for part in walk(pattern) if isinstance(part, Name))
+
+
+def places_in(pattern: Pattern) -> Iterator[str]:
+    """The positions of a pattern, in reading order, with repetitions.
+
+    >>> list(places_in(Chain((Name("tokens", "S2"), Name("a5.h3", "", "k", "[0]")))))
+    ['S2', '[0]']
+    """
+    names = (part for part in walk(pattern) if isinstance(part, Name))
+    return (place for name in names for place in (name.at, name.port_at) if place)
+
+
+def walk(pattern: Pattern) -> Iterator[Pattern]:
+    """A pattern and all patterns in it, in reading order.
+
+    >>> [type(part).__name__ for part in walk(Minus(Name("a5"), Dots()))]
+    ['Minus', 'Name', 'Dots']
+    """
+    yield pattern
     match pattern:
-        case Name(text):
-            yield text
-        case Dots():
-            return
+        case Name() | Dots():
+            inner: tuple[Pattern, ...] = ()
         case Chain(parts) | Choice(parts) | Both(parts):
-            for part in parts:
-                yield from names_in(part)
+            inner = parts
         case Minus(left, right):
-            yield from names_in(left)
-            yield from names_in(right)
-        case Repeat(body) | Maybe(body) | Not(body):
-            yield from names_in(body)
+            inner = (left, right)
+        case Repeat(body) | Maybe(body) | Not(body) | Within(body):
+            inner = (body,)
+    for part in inner:
+        yield from walk(part)
 
 
 def is_walk(pattern: Pattern) -> bool:
@@ -129,7 +183,7 @@ def is_walk(pattern: Pattern) -> bool:
             return True
         case Chain(parts) | Choice(parts):
             return all(map(is_walk, parts))
-        case Repeat(body) | Maybe(body):
+        case Repeat(body) | Maybe(body) | Within(body):
             return is_walk(body)
         case Both() | Minus() | Not():
             return False
@@ -151,14 +205,18 @@ def spell(pattern: Pattern, place: int = UNION) -> str:
 
 def _spelt(pattern: Pattern) -> tuple[str, int]:
     match pattern:
-        case Name(text):
-            return text, ITEM
+        case Name():
+            return _name(pattern), ITEM
         case Dots():
             return "...", ITEM
+        case Within(Name() | Dots() as body):
+            return f"{spell(body)}{pattern.window}", ITEM
+        case Within(body):
+            return f"({spell(body)}){pattern.window}", ITEM
         case Repeat(body):
             return f"({spell(body)})*", ITEM
-        case Maybe(Name(text)):
-            return f"{text}?", ITEM
+        case Maybe(Name() as name):
+            return f"{_name(name)}?", ITEM
         case Maybe(body):
             return f"({spell(body)})?", ITEM
         case Chain(parts):
@@ -170,7 +228,13 @@ def _spelt(pattern: Pattern) -> tuple[str, int]:
             return " & ".join((spell(parts[0], MEET), *others)), MEET
         case Minus(left, right):
             return f"{spell(left, MEET)} - {spell(right, CHAIN)}", MEET
-        case Not(Name(text)):
-            return f"~{text}", CHAIN
+        case Not(Name() as name):
+            return f"~{_name(name)}", CHAIN
         case Not(body):
             return f"~({spell(body)})", CHAIN
+
+
+def _name(name: Name) -> str:
+    text = name.text + (f"@{name.at}" if name.at else "")
+    port = f".{name.port}" if name.port else ""
+    return text + port + (f"@{name.port_at}" if name.port_at else "")
