@@ -14,8 +14,9 @@ from rewrite.errors import UnknownName, near
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
 from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph
-from rewrite.parts.names import Name, heads_per_key, name_regions
+from rewrite.parts.names import Name, heads_per_key, member_of, name_regions
 from rewrite.parts.regions import Cut, Region, cut
+from rewrite.parts.rowwise import is_rowwise
 from rewrite.parts.stacks import source_name
 from rewrite.rules import split_experts
 from rewrite.rules.heads import bias_body, last_row
@@ -73,6 +74,7 @@ class Components:
     components: Mapping[str, Component]
     notes: tuple[str, ...]
     values: Mapping[fx.Node, str] = field(repr=False)
+    granularity: str | None = None  # as it was asked for
     _bodies: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -180,6 +182,24 @@ class Components:
         result = slicer.emit(region.output, pick)
         return None if slicer.stuck or slicer.reads_whole else slicer.finish(result)
 
+    def rowwise(self, name: str) -> bool:
+        """Whether a part treats every position for itself (see `rewrite.parts.rowwise`).
+
+        It does if row i of what it writes depends on row i of what it reads and on no other
+        row, beside context.  Yes is proved from the operators; no may mean not known.
+
+        >>> parts.rowwise("m0"), parts.rowwise("a0.h1")
+        (True, False)
+        """
+        found = None if name in self.components else member_of(name)
+        component = self.component(found[0] if found else name)
+        key = (component.short, "rowwise")
+        if key not in self._bodies:
+            region = component.region
+            self._bodies[key] = region is None or is_rowwise(
+                self.cut.flow, region.output, self.cut.written)
+        return self._bodies[key]
+
     @cached_property
     def module(self) -> fx.GraphModule:
         """The whole model with every head, q, k and v reading visible."""
@@ -241,7 +261,8 @@ def components(
     found += [Component(Name(name, "output", None, ""), None)
               for name in graph.outputs.names if name not in written]
     dag, values = _wire(pieces, found, graph.outputs.names)
-    return Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes), values)
+    return Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes), values,
+                      granularity)
 
 
 def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, str]:
