@@ -62,6 +62,10 @@ class FileError(RewriteError):
     """A file that cannot be read or written, or is of another kind than expected."""
 
 
+class BackendError(RewriteError):
+    """A backend that does not exist, or whose workers cannot do what they are given."""
+
+
 class MissingPackage(RewriteError):
     """An optional package is needed and not installed."""
 

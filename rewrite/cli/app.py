@@ -130,6 +130,11 @@ def sweep(
         help="Memory that may be used, such as 2GB; half of what is free by default.")] = None,
     file: Annotated[Path | None, typer.Option(
         help="Write rows here as they are found, and go on from here.")] = None,
+    backend: Annotated[str, typer.Option(help="local, or ray: many processes.")] = "local",
+    workers: Annotated[int | None, typer.Option(
+        help="How many processes of Ray; one for each processor by default.")] = None,
+    address: Annotated[str | None, typer.Option(
+        help="A cluster of Ray: auto, ray://host:10001.")] = None,
     out: Out = None,
 ) -> None:
     """Patch the direct edge from each sender to the receivers, one at a time."""
@@ -140,6 +145,7 @@ def sweep(
             result = sweep_over(
                 parts, senders, receivers or None, pairs=found, metric=measure, each=each,
                 batch_size=batch_size, chunk=chunk, budget=budget, file=file, say=show.say,
+                backend=backend, workers=workers, address=address,
                 progress=step(f"{senders} -> {receivers}" if receivers else senders))
         largest = result.table.nlargest(20, "effect")
         show.table(largest, f"largest of {len(result.table)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from rewrite.parts import Components
 class Record:
     """Rows of one sweep in a file, one JSON object a line, below a line that says which sweep.
 
-    A file that exists is read, and must be of the same sweep: `rows` are those that are done.
+    A file that exists is read, and must be of the same sweep: `rows` are those that are done,
+    by number, in the order in which they were found.
     Raises `FileError` that says what differs, or what else the file is.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path: Path = path
-        self.rows: list[dict[str, Any]] = []
+        self.rows: dict[int, dict[str, Any]] = {}
         head = {"kind": "sweep rows", **identity}
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -53,12 +54,15 @@ class Record:
             differ = "; ".join(f"{name} was {found.get(name)}, now {head[name]}" for name in other)
             raise FileError(f"{self.path} holds the rows of another sweep: {differ}\n"
                             "give another file, or remove this one")
-        self.rows = [{k: nan if v is None else v for k, v in row.items()} for row in rows]
+        for row in rows:
+            number = row.pop("row")
+            self.rows[number] = {k: nan if v is None else v for k, v in row.items()}
 
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
         """Write rows behind those that are there."""
-        lines = [json.dumps({k: None if isinstance(v, float) and isnan(v) else v
-                             for k, v in row.items()}) for row in rows]
+        lines = [json.dumps({"row": number, **{
+            k: None if isinstance(v, float) and isnan(v) else v for k, v in row.items()}})
+            for number, row in rows.items()]
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 

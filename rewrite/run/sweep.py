@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewrite.errors import HypothesisError
+from rewrite.errors import BackendError, HypothesisError
 from rewrite.expand import Hypothesis
 from rewrite.measure import Metric, Pairs
 from rewrite.measure import metric as metric_by_name
 from rewrite.measure.stats import means
 from rewrite.parts import Components
 from rewrite.paths import PathSet
-from rewrite.run.evaluate import check_runs, reference
-from rewrite.run.execute import Measured, Progress
-from rewrite.run.pieces import Pieces, Say
+from rewrite.run.backends import Backend, backend_of
+from rewrite.run.evaluate import check_runs
+from rewrite.run.execute import Progress
+from rewrite.run.pieces import Say
 from rewrite.run.places import Asked, edges_asked, nodes_asked, paths_asked
 from rewrite.run.record import Record, digest_of, digest_of_model, digest_of_pairs
+from rewrite.run.remote import RowFailed
+from rewrite.run.task import Found, Task
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,9 @@ def sweep(
     file: str | Path | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
+    backend: str | Backend = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Sweep:
     """Patch the direct edge from each sender to the receivers, one sender at a time.
 
@@ -142,8 +148,15 @@ def sweep(
 
     With `file`, rows are written to it (JSON lines) as they are found, and the same call goes
     on where it stopped; a file of another sweep is a `FileError` that says what differs.
+
+    `backend="ray"` shares the rows, or the examples where rows are few, among `workers`
+    processes of Ray (one for each processor if left out): on this machine, or on the cluster
+    at `address` ("auto" for the one that this machine is part of).  The numbers are the same.
+    Work of processes that die is done again; a row on which workers fail again and again is a
+    `BackendError` with its name and their error.  `budget` is then that of each worker.
     """
     measure = metric_by_name(metric) if isinstance(metric, str) else metric
+    runs_it = backend_of(backend, workers, address)
     others = [run for run in pairs.run_names if run != pairs.reference]
     patch = others[0] if patch is None else patch
     if receivers is None:
@@ -152,30 +165,52 @@ def sweep(
         asked = edges_asked(parts, senders, receivers)
     else:
         asked = paths_asked(parts, senders, receivers)
-    like = Hypothesis(parts, {patch: PathSet.none()}, pairs.reference)
-    check_runs([like], pairs)
+    check_runs([Hypothesis(parts, {patch: PathSet.none()}, pairs.reference)], pairs)
     record = None if file is None else Record(Path(file), {
         "model": digest_of_model(parts), "pairs": digest_of_pairs(pairs), "metric": str(measure),
         "senders": senders, "receivers": receivers, "each": each, "patch": patch,
         "rows": len(asked), "paths": digest_of("\n".join(str(a.paths) for a in asked))})
-    pieces = Pieces([reference(like, pairs.reference)], pairs, measure, batch_size, chunk, budget,
-                    say)
-    make: Callable[[int], Hypothesis] = lambda i: Hypothesis(  # noqa: E731
-        parts, {patch: asked[i].paths}, pairs.reference)
-    rows = [] if record is None else record.rows
-    for piece, found in pieces.run(len(asked), make, progress, len(rows)):
-        new = _rows([asked[i] for i in piece], found)
-        rows += new
+    rows = {} if record is None else record.rows
+    task = Task(parts, [a.paths for a in asked], patch, pairs, measure, batch_size, chunk, budget)
+    notes: dict[str, None] = {}
+
+    def note(text: str) -> None:
+        notes[text] = None
+        if say is not None:
+            say(text)
+
+    left = [i for i in range(len(asked)) if i not in rows]
+    for found in _named(asked, runs_it.run(task, left, _after(progress, len(rows), pairs), note)):
+        new = dict(zip(found.numbers, _rows([asked[i] for i in found.numbers], found),
+                       strict=True))
+        rows |= new
         if record is not None:
             record.add(new)
-    return Sweep(pd.DataFrame(rows), receivers or "", str(measure), len(pairs),
-                 tuple(pieces.notes))
+    return Sweep(pd.DataFrame([rows[i] for i in range(len(asked))]), receivers or "",
+                 str(measure), len(pairs), tuple(notes))
 
 
-def _rows(asked: list[Asked], found: Measured) -> list[dict[str, Any]]:
-    change = np.full(len(asked), np.nan)
-    if found.scores is not None:
-        change = (found.scores[1:] - found.scores[0]).mean(1)
-    columns = zip(asked, means(found.effects[1:]).tolist(), change.tolist(), strict=True)
+def _after(progress: Progress | None, rows: int, pairs: Pairs) -> Progress | None:
+    """Count what was done before."""
+    if progress is None:
+        return None
+    before = rows * len(pairs)
+    return lambda done, total: progress(before + done, before + total)
+
+
+def _named(asked: Sequence[Asked], found: Iterator[Found]) -> Iterator[Found]:
+    """The same, with an error that names the row on which workers fail."""
+    try:
+        yield from found
+    except RowFailed as error:
+        a = asked[error.number]
+        name = f"{a.sender} -> {a.receiver}" if a.receiver else a.sender
+        raise BackendError(f"{name} failed on {error.times} workers, the others are done or "
+                           f"waiting; the last one said:\n{error.error}") from error
+
+
+def _rows(asked: list[Asked], found: Found) -> list[dict[str, Any]]:
+    columns = zip(asked, means(found.effects).tolist(), found.changes.mean(1).tolist(),
+                  strict=True)
     return [{"sender": a.sender, "receiver": a.receiver, "effect": value, "low": low,
              "high": high, "change": by} for a, (value, low, high), by in columns]

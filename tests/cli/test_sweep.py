@@ -58,6 +58,8 @@ def test_nodes(folder: Path, pairs: Path, tmp_path: Path) -> None:
     ((), "--pairs FILE.json"),
     (("--budget", "much"), "a budget is"),
     (("--senders", "a7"), "no sender is called"),
+    (("--workers", "2"), "write backend='ray' with it"),
+    (("--backend", "rai"), "did you mean ray?"),
 ])
 def test_errors_are_messages(
     folder: Path, pairs: Path, words: tuple[str, ...], says: str

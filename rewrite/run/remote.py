@@ -1,0 +1,221 @@
+"""Sweeps on the workers of a Ray cluster (`pip install 'rewrite[ray]'`).
+
+Workers are sent the model once, and then numbers of rows.  A job whose worker dies is run
+again by another one, in halves, so that a row that cannot be done is found and named.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from rewrite.errors import BackendError, MissingPackage, RewriteError
+from rewrite.run.budget import as_bytes
+from rewrite.run.execute import Progress
+from rewrite.run.pieces import Pieces, Say
+from rewrite.run.shards import Job, Together, plan
+from rewrite.run.shipping import Shipment
+from rewrite.run.task import Found, Task
+
+FAILURES = 3  # of one row by itself, before the sweep ends
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker needs to know beside the numbers of rows; `task` has no parts yet."""
+
+    model: Shipment
+    task: Task
+    shards: Sequence[Sequence[int]]
+    device: str
+    threads: int | None  # of torch; None leaves what Ray decides
+    beside: int  # how many workers share the memory of a machine
+
+
+class Worker:
+    """One process: the model, and for each shard what runs rows on its examples."""
+
+    def __init__(self, order: Order) -> None:
+        if order.threads is not None:
+            torch.set_num_threads(order.threads)
+        device = torch.device(order.device)
+        budget = order.task.budget
+        if budget is None:
+            budget = max(1, as_bytes(None, device) // order.beside)
+        self.order: Order = order
+        self.task: Task = replace(order.task, parts=order.model.parts(device), budget=budget)
+        self.shards: dict[int, tuple[Task, Pieces]] = {}
+        self.said: list[str] = []
+
+    def run(self, numbers: tuple[int, ...], shard: int) -> tuple[list[Found], list[str]]:
+        """Rows on the examples of a shard, and what there is to say."""
+        if shard not in self.shards:
+            pairs = self.task.pairs.subset(self.order.shards[shard])
+            task = replace(self.task, pairs=pairs)
+            self.shards[shard] = task, task.pieces(self.said.append)
+        self.said.clear()
+        task, pieces = self.shards[shard]
+        return list(task.run(numbers, pieces)), list(self.said)
+
+
+_workers: dict[str, Worker] = {}  # in the processes of Ray: that of the sweep which runs now
+
+
+def job(name: str, order: list[Any], numbers: tuple[int, ...], shard: int) -> Any:
+    """What Ray calls; `order` holds a reference, which is followed once in each process."""
+    if name not in _workers:
+        import ray
+
+        _workers.clear()
+        _workers[name] = Worker(ray.get(order[0]))
+    return _workers[name].run(numbers, shard)
+
+
+@dataclass(frozen=True)
+class Ray:
+    """The backend that Ray is; `workers` run at once, by default one for each processor.
+
+    `address` is that of a cluster ("auto", "ray://host:10001"); by default Ray starts on this
+    machine and is stopped behind the sweep.  Where it runs in this process already, that is used.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+
+    def run(
+        self, task: Task, numbers: Sequence[int], progress: Progress | None, say: Say
+    ) -> Iterator[Found]:
+        """Measure rows in the order in which workers finish.
+
+        Raises `MissingPackage` without Ray, `BackendError` where it cannot be reached and for
+        a row on which workers fail again and again, and what the row itself raises.
+        """
+        if not numbers:
+            return
+        with started(self.workers, self.address) as (ray, workers):
+            jobs, shards = plan(numbers, task.pairs, task.batch_size, task.chunk, workers)
+            order = Order(Shipment.of(task.parts), replace(task, parts=None),  # type: ignore
+                          shards, *_place(ray, task, workers))
+            sent = ray.put(order)
+            gpus = int(order.device.startswith("cuda"))
+            # A worker that has the model is kept, also if it holds a GPU (`max_calls`).
+            remote = ray.remote(max_retries=0, max_calls=0, num_cpus=1, num_gpus=gpus)(job)
+            crew = _Crew(ray, deque(jobs), {}, say)
+            rows, done, total = Together(shards), 0, len(numbers) * len(task.pairs)
+            try:
+                while crew.open:
+                    while crew.waiting and len(crew.running) < workers:
+                        one = crew.waiting.popleft()
+                        ref = remote.remote(sent.hex(), [sent], one.numbers, one.shard)
+                        crew.running[ref] = one
+                    one, answer = crew.next()
+                    for found in answer:
+                        done += len(found.numbers) * len(shards[one.shard])
+                        if progress is not None:
+                            progress(done, total)
+                        if whole := rows.add(one.shard, found):
+                            yield whole
+            finally:
+                for ref in crew.running:
+                    ray.cancel(ref)
+
+
+@dataclass
+class _Crew:
+    """Jobs that wait, and jobs that run."""
+
+    ray: Any
+    waiting: deque[Job]
+    running: dict[Any, Job]
+    say: Say
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self.waiting or self.running)
+
+    def next(self) -> tuple[Job, list[Found]]:
+        """The next job that ends, and its rows: none, if it failed and has to run again."""
+        (ref,), _ = self.ray.wait(list(self.running))
+        one = self.running.pop(ref)
+        try:
+            found, said = self.ray.get(ref)
+        except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RewriteError):
+                raise error.cause from None
+            self._failed(one, error)
+            return one, []
+        except self.ray.exceptions.RayError as error:
+            self._failed(one, error)
+            return one, []
+        for text in said:
+            self.say(text)
+        return one, found
+
+    def _failed(self, one: Job, error: Exception) -> None:
+        again = one.again()
+        if again[0].failures >= FAILURES:
+            raise RowFailed(one.numbers[0], FAILURES, str(error)) from error
+        self.waiting.extendleft(reversed(again))
+        why = str(error).strip().splitlines()[-1 if _is_from_task(self.ray, error) else 0]
+        self.say(f"a worker failed on {_rows(one)} ({why.strip()}): {_rows(one)} "
+                 f"{'is' if len(one.numbers) == 1 else 'are'} run again")
+
+
+class RowFailed(BackendError):
+    """A row on which every worker fails; the sweep says which one it is."""
+
+    def __init__(self, number: int, times: int, error: str) -> None:
+        super().__init__(f"row {number} failed on {times} workers: {error}")
+        self.number, self.times, self.error = number, times, error
+
+
+def _rows(one: Job) -> str:
+    return f"{len(one.numbers)} row{'s' * (len(one.numbers) > 1)}"
+
+
+def _is_from_task(ray: Any, error: Exception) -> bool:
+    return isinstance(error, ray.exceptions.RayTaskError)
+
+
+def _place(ray: Any, task: Task, workers: int) -> tuple[str, int | None, int]:
+    """The device of workers, their threads, and how many of them share a machine."""
+    sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    beside = max(1, min(workers, int(max(sizes, default=1))))
+    parameters = task.parts.graph.module.parameters()
+    kind = next((parameter.device.type for parameter in parameters), "cpu")
+    threads = max(1, (os.cpu_count() or 1) // workers) if len(sizes) == 1 else None
+    return kind, threads, 1 if kind == "cuda" else beside
+
+
+@contextmanager
+def started(workers: int | None, address: str | None) -> Iterator[tuple[Any, int]]:
+    """Ray, and how many workers may run; what was started is stopped in the end."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackage("backend='ray' needs Ray: pip install 'rewrite[ray]'") from error
+    ours = not ray.is_initialized()
+    if ours:
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
+            options |= {"num_cpus": workers, "include_dashboard": False}
+        try:
+            ray.init(address=address, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BackendError(f"there is no Ray at {address!r} ({error}): start it by `ray start "
+                               "--head`, or leave the address out to start it here") from error
+    try:
+        yield ray, workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        if ours:
+            ray.shutdown()
