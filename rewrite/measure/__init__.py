@@ -5,6 +5,7 @@ from .metrics import METRICS, Metric, custom, kl_divergence, logit_diff, loss_di
 from .pairs import Pairs
 from .result import Result, draw_ladder, ladder_table
 from .stats import Estimate, aue, bootstrap, explained
+from .tokens import Passage, TokenEffects
 
 __all__ = [
     "METRICS",
@@ -12,7 +13,9 @@ __all__ = [
     "Estimate",
     "Metric",
     "Pairs",
+    "Passage",
     "Result",
+    "TokenEffects",
     "aue",
     "bootstrap",
     "custom",

@@ -62,7 +62,7 @@ def draw_scatter(
     axes.set_xlabel(f"total effect, null: {null}  ({metric})", parse_math=False)
     axes.set_ylabel("unexplained effect")
     axes.legend(loc="upper left", frameon=False, fontsize=9)
-    _bare(axes)
+    bare(axes)
     axes.set_title(
         "\n".join(wrap(title, 60)), loc="left", fontsize=12, color=INK, pad=26, parse_math=False
     )
@@ -113,7 +113,7 @@ def draw_bars(
 
     axes.set_xlabel(caption, fontsize=9, color=GREY, labelpad=8, parse_math=False)
     axes.set_title("Proportion explained", loc="left", fontsize=12, color=INK, pad=10)
-    _bare(axes)
+    bare(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, pad=12)
     return save_figure(figure, path)
@@ -146,7 +146,8 @@ def _bar(axes: Axes, row: int, share: Estimate, left: float) -> None:
     axes.plot(caps, [row] * len(caps), "|", color=INK, markersize=7, zorder=3)
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """No frame but two grey lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=INK, labelsize=9)

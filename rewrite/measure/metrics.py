@@ -6,17 +6,18 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import nan
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from rewrite.errors import DataError, UnknownName, near
 
 from .batch import Batch
-from .outputs import Position, every_row, finite, label, logits, mean_of_tokens, row, token
+from .outputs import Position, counted, every_row, finite, label, logits, mean_of_tokens, row, token
 
 if TYPE_CHECKING:
     from .pairs import Pairs
@@ -58,6 +59,18 @@ class Metric(ABC):
         """How well one output does on its own, `[batch]`; None for a pure distance."""
         score = self._score(output, batch)
         return None if score is None else finite(self.name, score, batch)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether effects are means over tokens, whose scores `token_scores` gives."""
+        return False
+
+    def token_scores(self, output: object, batch: Batch) -> Float[Tensor, "batch seq"]:
+        """How well an output does at every token, nan at tokens that do not count.
+
+        Raises DataError for a metric that has one number per example and none per token.
+        """
+        raise DataError(f"{self} has no value per token; use loss_diff(position='all')")
 
     @property
     def positions(self) -> Literal["last", "all"]:
@@ -181,6 +194,25 @@ class LossDiff(Metric):
                 f"mask={self.mask!r} chooses among all tokens; write position='all' with it"
             )
 
+    @property
+    def per_token(self) -> bool:
+        """Whether losses of all tokens are compared, and not that of one answer."""
+        return self.position == "all"
+
+    def token_scores(self, output: object, batch: Batch) -> Float[Tensor, "batch seq"]:
+        """Loss of every token, in nats; nan at the first and at those that do not count.
+
+        >>> batch = Batch({"clean": {"input_ids": torch.tensor([[3, 1]])}}, torch.tensor([0]),
+        ...               {}, "clean")
+        >>> loss_diff(position="all").token_scores(torch.zeros(1, 2, 4), batch)
+        tensor([[   nan, 1.3863]])
+        """
+        if not self.per_token:
+            return super().token_scores(output, batch)
+        losses = self._losses(output, batch)
+        kept = counted(losses, self._mask(batch), batch, skip=1)
+        return pad(losses.masked_fill(~kept, nan), (1, 0), value=nan)
+
     def _effect(self, reference: object, hypothesis: object, batch: Batch) -> Tensor:
         change = self._losses(hypothesis, batch) - self._losses(reference, batch)
         return self._mean(change.abs() if self.absolute else change, batch)
@@ -207,8 +239,10 @@ class LossDiff(Metric):
     def _mean(self, values: Tensor, batch: Batch) -> Tensor:
         if self.position != "all":
             return values
-        mask = batch.mask if self.mask is None else label(self.mask, batch)
-        return mean_of_tokens(values, mask, batch, skip=1)
+        return mean_of_tokens(values, self._mask(batch), batch, skip=1)
+
+    def _mask(self, batch: Batch) -> Tensor | None:
+        return batch.mask if self.mask is None else label(self.mask, batch)
 
 
 @dataclass(frozen=True)

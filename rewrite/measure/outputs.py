@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rewrite.errors import DataError, near
@@ -106,14 +106,22 @@ def token(name: str, values: Float[Tensor, "batch vocab"], batch: Batch) -> Tens
 def mean_of_tokens(
     values: Float[Tensor, "batch seq"], mask: Tensor | None, batch: Batch, skip: int = 0
 ) -> Float[Tensor, " batch"]:
-    """Mean over the positions where `mask` is True (None: all of them).
+    """Mean over the positions where `mask` is True (None: all of them); see `counted`."""
+    kept = counted(values, mask, batch, skip)
+    return values.masked_fill(~kept, 0).sum(1) / kept.sum(1)
+
+
+def counted(
+    values: Float[Tensor, "batch seq"], mask: Tensor | None, batch: Batch, skip: int = 0
+) -> Bool[Tensor, "batch seq"]:
+    """Which `values` count: those where `mask` is True (None: all of them), some per example.
 
     The mask speaks of tokens; `values` are of all but the first `skip` tokens.
     """
     if mask is None:
         if values.shape[1] == 0:
             raise DataError("an example of one token has no next token to measure")
-        return values.mean(1)
+        return torch.ones_like(values, dtype=torch.bool)
     needed = [values.shape[0], values.shape[1] + skip]
     if list(mask.shape) != needed:
         raise DataError(f"a mask of tokens needs shape {needed}, found {list(mask.shape)}")
@@ -122,7 +130,7 @@ def mean_of_tokens(
     if bool((count == 0).any()):
         bare = batch.index[(count == 0).cpu()].tolist()
         raise DataError(f"the mask leaves no token to measure in examples {bare}")
-    return values.masked_fill(~mask, 0).sum(1) / count
+    return mask
 
 
 def finite(metric: str, values: Tensor, batch: Batch) -> Float[Tensor, " batch"]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rewrite.errors import DataError, FileError, MissingPackage
 
+from .attribution import attribution_columns, changes_of, draw_changes
 from .check import positions
 from .figures import draw_bars, draw_scatter
 from .stats import Effects, Estimate, as_effects, aue, explained
@@ -30,7 +31,8 @@ class Result:
     `effects[i]` is delta(G(x_r), G_H(x_r, x_c)) of example i, `null_effects[i]` the same for
     the null hypothesis, both in the unit of the metric.  `scores` and `reference_scores` say
     how well the hypothesis's and the reference's own outputs do, where the metric knows.
-    `index` holds the examples' positions in the data set.  Estimates are computed from these
+    `index` holds the examples' positions in the data set; examples with equal `references` are
+    counterfactuals drawn for one input of the run `reference`.  Estimates are computed from these
     numbers when asked for, so they cannot disagree with them.
 
     >>> result = Result("a5.h3 -> logits", "logit_diff", effects=[1, 0], null_effects=[2, 2])
@@ -50,6 +52,8 @@ class Result:
     scores: Effects | None = None
     reference_scores: Effects | None = None
     index: np.ndarray | None = None
+    references: np.ndarray | None = None
+    reference: str = "clean"
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     draws: int = 2000
@@ -60,9 +64,10 @@ class Result:
         for name in ("effects", "null_effects", "scores", "reference_scores"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_effects(getattr(self, name), name))
-        index = np.arange(self.n) if self.index is None else np.array(self.index, dtype=np.int64)
-        index.setflags(write=False)
+        index = _integers(np.arange(self.n) if self.index is None else self.index)
         object.__setattr__(self, "index", index)
+        alone = index if self.references is None else self.references
+        object.__setattr__(self, "references", _integers(alone))
         object.__setattr__(self, "notes", tuple(self.notes))
         counts = {name: len(values) for name, values in self._columns().items()}
         if set(counts.values()) != {self.n}:
@@ -93,6 +98,33 @@ class Result:
         """One row per example: its index, texts, scores and effects, where known."""
         return data_frame(self._columns())
 
+    def attribution(self) -> DataFrame:
+        """Signed changes of the score, one row per reference example, sorted by their mean.
+
+        `mean` is over the counterfactuals drawn for the example, with its interval; `least` and
+        `most` are the ends.  Raises DataError for a metric without score (a distance).
+
+        >>> pairs_of = {"scores": [3, 1, 4], "reference_scores": [1, 1, 5], "references": [0, 0, 2]}
+        >>> result = Result("m0", "logit_diff", [2, 0, 1], [5, 5, 5], **pairs_of)
+        >>> result.attribution()[["reference", "draws", "mean"]].values.tolist()
+        [[2.0, 1.0, -1.0], [0.0, 2.0, 1.0]]
+
+        Source: Goldowsky-Dill et al. 2023, the differences G_H(x_r, x_c) - G(x_r).
+        """
+        return data_frame(self._attribution(self._changes()))
+
+    def draw_attribution(self, path: str | Path) -> Path:
+        """The same as a figure: each draw a point, each reference example a row; SVG, PNG or PDF.
+
+        Returns the path.  Raises DataError for a metric without score, FileError for another
+        kind of file.
+        """
+        changes = self._changes()
+        return draw_changes(
+            path, title=self.hypothesis, metric=self.metric, columns=self._attribution(changes),
+            changes=changes, references=np.asarray(self.references),
+        )
+
     def subset(self, where: object) -> Result:
         """Only the examples of a boolean mask `[n]`, of positions, or of a slice.
 
@@ -109,7 +141,8 @@ class Result:
             null_effects=self.null_effects[keep],
             scores=pick(self.scores),
             reference_scores=pick(self.reference_scores),
-            index=pick(self.index),
+            index=np.asarray(self.index)[keep],
+            references=np.asarray(self.references)[keep],
             texts={run: [lines[i] for i in keep] for run, lines in self.texts.items()},
             notes=(*self.notes, f"subset: {len(keep)} of {self.n} examples"),
         )
@@ -145,6 +178,7 @@ class Result:
             "ate": self.ate.to_dict(),
             "notes": list(self.notes),
             "bootstrap": self._options,
+            "reference": self.reference,
             "runs": list(self.texts),
             "examples": [
                 {name: _plain(value) for name, value in zip(columns, row, strict=True)}
@@ -171,6 +205,8 @@ class Result:
             scores=column("hypothesis_score"),
             reference_scores=column("reference_score"),
             index=column("index"),
+            references=column("references"),
+            reference=data.get("reference", "clean"),
             texts={run: column(f"text_{run}") for run in data["runs"]},
             notes=data["notes"],
             **data["bootstrap"],
@@ -203,6 +239,13 @@ class Result:
     def _options(self) -> dict[str, Any]:
         return {"draws": self.draws, "seed": self.seed, "level": self.level}
 
+    def _changes(self) -> np.ndarray:
+        return changes_of(self.metric, self.scores, self.reference_scores)
+
+    def _attribution(self, changes: np.ndarray) -> dict[str, list[Any]]:
+        return attribution_columns(
+            changes, np.asarray(self.references), self.texts.get(self.reference), self._options)
+
     def _all_notes(self) -> list[str]:
         signed = bool((self.effects < 0).any() or (self.null_effects < 0).any())
         found = [note for note in dict.fromkeys([self.explained.note, self.aue.note]) if note]
@@ -211,6 +254,8 @@ class Result:
 
     def _columns(self) -> dict[str, Any]:
         columns: dict[str, Any] = {"index": self.index}
+        if not np.array_equal(np.asarray(self.references), np.asarray(self.index)):
+            columns["references"] = self.references
         columns |= {f"text_{run}": list(lines) for run, lines in self.texts.items()}
         columns |= {"reference_score": self.reference_scores, "hypothesis_score": self.scores}
         columns |= {"effect": self.effects, "null_effect": self.null_effects}
@@ -272,6 +317,12 @@ def data_frame(columns: Mapping[str, Any]) -> DataFrame:
     except ImportError as error:
         raise MissingPackage("tables need pandas: pip install pandas") from error
     return DataFrame(dict(columns))
+
+
+def _integers(values: Any) -> np.ndarray:
+    found = np.array(values, dtype=np.int64)
+    found.setflags(write=False)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from rewrite.errors import DataError, near
 from rewrite.expand import Hypothesis, expand
 from rewrite.measure import Metric, Pairs, Result
 from rewrite.measure import metric as metric_by_name
+from rewrite.measure.attribution import same_reference
 from rewrite.paths import PathSet
 from rewrite.paths.bind import Wiring
 from rewrite.paths.pattern import names_in
@@ -72,6 +73,7 @@ def evaluate(
     pieces = Pieces(base, pairs, measure, batch_size, chunk, budget, say)
     order = sorted(range(len(hypotheses)), key=lambda i: latest(hypotheses[i]))
     results: dict[int, Result] = {}
+    references = same_reference(pairs)
     for piece, found in pieces.run(len(order), lambda i: hypotheses[order[i]], progress):
         for row, i in enumerate(piece, start=2):
             results[order[i]] = Result(
@@ -80,6 +82,7 @@ def evaluate(
                 null=null.name or null.describe(),
                 scores=None if found.scores is None else found.scores[row],
                 reference_scores=None if found.scores is None else found.scores[0],
+                references=references, reference=pairs.reference,
                 texts=pairs.texts or {},
             )
     ordered = [results[i] for i in range(len(order))]
