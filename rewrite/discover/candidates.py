@@ -7,14 +7,13 @@ change.  `CANDIDATES` holds those that have a name; your own may stand beside th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from rewrite.discover.spots import (
     alternatives,
     either,
     finer,
-    ports,
+    other_ports,
     spots,
     symbols,
     walks,
@@ -122,10 +121,11 @@ def restrict(hypothesis: Hypothesis) -> Iterator[Candidate]:
 
 def _restricted(parts: tuple[Pattern, ...], dag: Dag) -> Iterator[Pattern]:
     around = parts if parts[0] == Dots() else (Dots(), *parts)
+    added = len(around) - len(parts)
     for i, (dots, after) in enumerate(pairwise(around)):
         if dots != Dots() or not isinstance(after, Name):
             continue
-        before = around[:i]
+        before = parts[: max(i - added, 0)]
         if before:
             yield joined(Chain, (*before, *around[i + 1 :]))
         named = {writer: None for symbol in symbols(after, dag) for writer in writers(symbol, dag)}
@@ -145,10 +145,8 @@ def swap(hypothesis: Hypothesis) -> Iterator[Candidate]:
     for spot in spots(path_set.pattern):
         if not isinstance(spot.pattern, Name):
             continue
-        meant = symbols(spot.pattern, dag)
-        for port in ports(meant[0], dag) if len(meant) == 1 else ():
-            after = PathSet(spot.put(replace(spot.pattern, text=port)))
-            yield f"{port} for {spell(spot.pattern)}", after
+        for port in other_ports(spot.pattern, dag):
+            yield f"{spell(port)} for {spell(spot.pattern)}", PathSet(spot.put(port))
 
 
 CANDIDATES: Mapping[str, Generator] = {

@@ -21,6 +21,7 @@ from rewrite.paths.pattern import (
     Name,
     Pattern,
     Repeat,
+    Within,
     is_walk,
     joined,
 )
@@ -60,6 +61,8 @@ def _spots(pattern: Pattern, put: Put, whole: bool) -> Iterator[Spot]:
                 yield from _spots(part, _member(type(pattern), parts, i, put), whole)
         case Minus(left, right):
             yield from _spots(left, lambda new: put(Minus(new, right)), whole)
+        case Within(body, low, high):
+            yield from _spots(body, lambda new: put(Within(new, low, high)), False)
         case Repeat(body) | Maybe(body):
             kind = type(pattern)
             yield from _spots(body, lambda new: put(kind(new)), False)
@@ -89,7 +92,7 @@ def walks(pattern: Pattern) -> Iterator[tuple[tuple[Pattern, ...], Put]]:
 def symbols(name: Name, dag: Dag) -> list[str]:
     """The symbols that a name stands for on a graph, in the order of the graph."""
     wiring = Wiring.of(dag)
-    meant = wiring.named(name.text)
+    meant = wiring.named(name.atom)
     return [symbol for symbol, bit in wiring.bits.items() if bit & meant]
 
 
@@ -103,15 +106,24 @@ def finer(name: Name, dag: Dag) -> list[Name]:
     """
     meant = set(symbols(name, dag))
     owners = [node for node in dag.nodes if meant.intersection(symbols_of(node))]
-    if len(owners) == 1:
-        return [replace(name, text=symbol) for symbol in symbols_of(owners[0]) if symbol in meant]
     found: list[Name] = []
     for node in owners:
-        ports = symbols_of(node)
-        inside = [port for port in ports if port in meant]
-        texts = [node.name] if len(inside) == len(ports) else inside
-        found += [replace(name, text=text) for text in texts]
+        inside = [symbol for symbol in symbols_of(node) if symbol in meant]
+        whole = len(owners) > 1 and len(inside) == len(symbols_of(node))
+        texts = [node.name] if whole else inside
+        found += [renamed(name, text, node.name) for text in texts]
     return found
+
+
+def renamed(name: Name, symbol: str, owner: str) -> Name:
+    """Another symbol at the same positions; behind a position the port is spelt by itself.
+
+    >>> renamed(Name("a9.h9", "END"), "a9.h3.v", "a9.h3")
+    Name(text='a9.h3', at='END', port='v', port_at='')
+    """
+    if not (name.at or name.port) or symbol == owner:
+        return replace(name, text=symbol)
+    return replace(name, text=owner, port=symbol.removeprefix(f"{owner}."))
 
 
 def writers(symbol: str, dag: Dag) -> list[str]:
@@ -121,12 +133,19 @@ def writers(symbol: str, dag: Dag) -> list[str]:
     return [node.name for node in dag.nodes if node.name in found]
 
 
-def ports(symbol: str, dag: Dag) -> list[str]:
-    """The other ports of the part that a symbol enters."""
-    for node in dag.nodes:
-        if isinstance(node, Part) and symbol in symbols_of(node):
-            return [port for port in symbols_of(node) if port != symbol]
-    return []
+def other_ports(name: Name, dag: Dag) -> list[Name]:
+    """Where a name is one port of a part: the other ports, at the same positions.
+
+    >>> [each.text for each in other_ports(rw.paths("a1.h3.k").pattern, parts.dag)]
+    ['a1.h3.q', 'a1.h3.v']
+    """
+    meant = symbols(name, dag)
+    owners = [node for node in dag.nodes if isinstance(node, Part) and meant[0] in
+              symbols_of(node)]
+    if len(meant) > 1 or not owners:
+        return []
+    owner = owners[0]
+    return [renamed(name, port, owner.name) for port in symbols_of(owner) if port != meant[0]]
 
 
 def alternatives(path_set: PathSet) -> tuple[Pattern, ...]:
