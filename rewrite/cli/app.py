@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from rewrite.cli import rules as rule_commands
 from rewrite.cli import show
+from rewrite.cli.plots import write_plots
 from rewrite.cli.sized import trace_sized
 from rewrite.draw import draw as draw_to
 from rewrite.errors import FileError, RuleError
@@ -90,6 +91,8 @@ def draw(
 def test(
     hypothesis: Annotated[Path, typer.Argument(help="An experiment file (.toml).")],
     out: Out = None,
+    plots: Annotated[Path | None, typer.Option(
+        help="Folder for pictures of examples, of signed changes and of coloured texts.")] = None,
     batch_size: int = 32,
 ) -> None:
     """Test the hypotheses of a file on its pairs: AUE, ATE, proportion explained."""
@@ -111,6 +114,10 @@ def test(
             save(results, out / "results.json")
             draw_ladder(results, out / "ladder.svg")
             show.say(f"wrote {out / 'results.json'} and {out / 'ladder.svg'}")
+        if plots is not None:
+            for path in write_plots(plots, results, hypotheses, experiment.pairs,
+                                    experiment.metric, experiment.model):
+                show.say(f"wrote {path}")
 
 
 @app.command()
