@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from rewrite.expand.product import Copy, Product
+from rewrite.expand.positions import Positions, groups_of
+from rewrite.expand.product import Copy, Mixed, Product
+from rewrite.expand.windows import APART, classes_by_port, classes_of, windowed
 from rewrite.ir.dag import Constant, Join, Node, Part, Source
 from rewrite.ir.ops import as_ranges, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
 from rewrite.parts.names import member_of
+from rewrite.paths.tree import Tree, combine, is_split, leaves
 from rewrite.rules.slicer import Body
 
 Place = tuple[str, int]  # a node and which copy of it
@@ -61,6 +64,7 @@ class _Builder:
     ) -> None:
         self.parts, self.product, self.reading = parts, product, reading
         self.assembler = Assembler(parts, runs)
+        self.positions = Positions(self.assembler, groups_of(product, parts))
         self.full: dict[Place, fx.Node] = {}
         self.rows: dict[Place, fx.Node] = {}
         self.constants: dict[str, fx.Node] = {}
@@ -74,11 +78,14 @@ class _Builder:
             copies = self.product.copies[node.name]
             if isinstance(node, Constant) or node.name in self.layers:
                 continue  # made where they are added up
-            if isinstance(node, Join) and (layer := self._layer(node.name)):
-                self._attention(layer, node, copies)
-                continue
+            layer = self._layer(node.name) if isinstance(node, Join) else None
+            if isinstance(node, Join) and layer:
+                self._attention(layer, node, [c for c in copies if isinstance(c, Copy)])
             for copy in copies:
-                self._one(node, copy, len(copies))
+                if isinstance(copy, Mixed):
+                    self._mixed(copy, node.name, node.name, len(copies))
+                elif not layer:
+                    self._one(node, copy, len(copies))
         outputs = tuple(
             tuple(self._output(name, index)
                   for name, index in zip(self.product.dag.outputs, root, strict=True))
@@ -101,6 +108,19 @@ class _Builder:
             values = [self._full(*read) for read in zip(node.reads, copy.reads, strict=True)]
             self.full[place] = self._call(node.name, values, label)
 
+    def _mixed(self, copy: Mixed, name: str, key: str, total: int) -> None:
+        """A value that is one copy at some positions and another elsewhere."""
+        if copy.by_hop:  # its reader takes it apart
+            return
+        place, sides = (key, copy.index), [(key, copy.yes), (key, copy.no)]
+        label = labelled(key, copy, total)
+        if (name, copy.index) in self.wanted:
+            self.full[place] = self.positions.mixed(
+                copy.test, name, [self._full(*side) for side in sides], label)
+        else:
+            self.rows[place] = self.positions.mixed(
+                copy.test, name, [self._row(*side) for side in sides], label, last=True)
+
     def _row_body(self, name: str) -> Body | None:
         columns = self.reading.columns if name in self.product.dag.outputs else None
         return self.parts.last_row(name, columns=columns)
@@ -115,15 +135,14 @@ class _Builder:
         """All copies of a layer of heads: one call for each group and each set of readings."""
         names = [name for name in join.terms if name in self.layers]
         places = [list(zip(join.terms, copy.reads, strict=True)) for copy in copies]
-        reads = [[self.product.copies[name][index].reads for name, index in terms
+        reads = [[self._reads(name, index) for name, index in terms
                   if name in self.layers] for terms in places]
         groups = grouped(layer, reads)
-        for copy, terms, by_head in zip(copies, places, reads, strict=True):
+        for copy, terms in zip(copies, places, strict=True):
             parts: list[Place] = []
             for group in groups:
                 place = (_group_label(layer, group), terms[group.heads[0]][1])
-                if place not in self.full and place not in self.rows:
-                    self._heads(place, layer, group, names, terms, by_head, len(groups))
+                self._group(place, layer, group, names[group.heads[0]], len(groups))
                 parts.append(place)
             here = (join.name, copy.index)
             if len(groups) == 1:
@@ -134,26 +153,64 @@ class _Builder:
                 parts += [term for term in terms if term[0] not in self.layers]
                 self._add(here, labelled(join.name, copy, len(copies)), parts)
 
-    def _heads(
-        self, place: Place, layer: Component, group: Group, names: list[str],
-        terms: list[Place], by_head: list[tuple[int, ...]], groups: int,
+    def _reads(self, name: str, index: int) -> Tree:
+        """What a head reads, as a tree if it is mixed of copies."""
+        copies = self.product.copies[name]
+        return combine(lambda i: copies[i].reads, self.product.tree(name, index))
+
+    def _group(
+        self, place: Place, layer: Component, group: Group, first: str, groups: int
     ) -> None:
-        first = group.heads[0]
+        """A copy of a group of heads, or a mixture; `first` is the name of its first head."""
+        if place in self.full or place in self.rows:
+            return
+        copies = self.product.copies[first]
+        copy = copies[place[1]]
+        if isinstance(copy, Mixed):
+            for index in copy.reads:
+                self._group((place[0], index), layer, group, first, groups)
+            self._mixed(copy, first, place[0], len(copies))
+        else:
+            label = labelled(place[0], copy, len(copies))
+            self._heads(place, label, layer, group, first, copy, groups)
+
+    def _heads(
+        self, place: Place, label: str, layer: Component, group: Group, first: str, copy: Copy,
+        groups: int,
+    ) -> None:
         assert layer.region is not None
-        copies = self.product.copies[names[first]]
-        label = labelled(place[0], copies[place[1]], len(copies))
-        reads = zip(self.product.dag[names[first]].reads, by_head[first], strict=True)
+        reads = list(zip(self.product.dag[first].reads, copy.reads, strict=True))
         heads = group.heads if groups > 1 else None
+        if classes_of(self.product, reads):
+            self._windowed(place, label, layer, heads, reads, (first, place[1]) in self.wanted)
+            return
         alike = keys_apart(group.alike)
-        full = (names[first], place[1]) in self.wanted
+        full = (first, place[1]) in self.wanted
         if not full and (body := self.parts.last_row(layer.short, heads, alike)):
-            ports = [port for port, _ in layer.region.slots]
             values = [self._full(*read) if port in ("k", "v") else self._row(*read)
-                      for port, read in zip(ports, reads, strict=True)]
+                      for (port, _), read in zip(layer.region.slots, reads, strict=True)]
             self.rows[place] = self._call(layer.short, values, label, heads, alike, body)
         else:
             values = [self._full(*read) for read in reads]
             self.full[place] = self._call(layer.short, values, label, heads, group.alike)
+
+    def _windowed(
+        self, place: Place, label: str, layer: Component, heads: tuple[int, ...] | None,
+        reads: list[Place], full: bool,
+    ) -> None:
+        """Heads whose keys and values differ by the hop."""
+        assert layer.region is not None
+        classes, slots = classes_by_port(self.product, layer, reads)
+        body = None if full else self.parts.last_row(layer.short, heads, APART)
+        row = body is not None
+        body = body or self.parts.body(layer.short, heads, APART)
+        body = windowed(body, classes, place[0])
+        self.calls += 1
+        self.weights += body.weights
+        given = {slot: self._row(*read) if row and slot[0] in ("q", "") else self._full(*read)
+                 for slot, read in slots.items()}
+        table = self.rows if row else self.full
+        table[place] = self.assembler.part_by_slots(body, given, label, layer.region.output, row)
 
     def _call(
         self, name: str, values: list[fx.Node], label: str, heads: tuple[int, ...] | None = None,
@@ -202,11 +259,11 @@ def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set
         wanted.update((name, i) for root in product.roots
                       for name, i in zip(product.dag.outputs, root, strict=True))
     for node in reversed(product.dag.nodes):
-        for copy in product.copies[node.name]:
-            reads = list(zip(node.reads, copy.reads, strict=True))
+        for copy in reversed(product.copies[node.name]):  # mixtures before what they mix
+            reads = product.reads(node.name, copy.index)
             if (node.name, copy.index) in wanted:
                 wanted.update(reads)
-            elif isinstance(node, Part):
+            elif isinstance(node, Part) and isinstance(copy, Copy):
                 columns = reading.columns if node.name in outputs else None
                 wanted.update(_read_in_full(parts, node, reads, columns))
     return wanted
@@ -231,15 +288,18 @@ def keys_apart(alike: dict[str, str]) -> dict[str, str]:
     return {"q": "q", "k": "kv" if together else "k", "v": "kv" if together else "v"}
 
 
-def grouped(layer: Component, reads: Sequence[Sequence[tuple[int, ...]]]) -> list[Group]:
+def grouped(layer: Component, reads: Sequence[Sequence[Tree]]) -> list[Group]:
     """Heads that read the same copies in every copy of the layer, with equal ports merged.
 
-    `reads[copy][head]` are the copies that a head reads, one for each slot of the layer.
+    `reads[copy][head]` are the copies that a head reads, one for each slot of the layer, or a
+    tree of such readings.
     """
-    classes: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    classes: dict[tuple[Tree, ...], list[int]] = {}
     for head in range(layer.members):
         classes.setdefault(tuple(copy[head] for copy in reads), []).append(head)
-    return [Group(tuple(heads), _alike(layer, key)) for key, heads in classes.items()]
+    return [Group(tuple(heads), _alike(layer, tuple(
+        read for tree in key for read in (leaves(tree) if is_split(tree) else (tree,)))))
+        for key, heads in classes.items()]
 
 
 def _alike(layer: Component, reads: tuple[tuple[int, ...], ...]) -> dict[str, str]:
@@ -263,7 +323,7 @@ def _alike(layer: Component, reads: tuple[tuple[int, ...], ...]) -> dict[str, st
     return {port: "".join(names) for names, _ in merged for port in names}
 
 
-def labelled(name: str, copy: Copy, total: int) -> str:
+def labelled(name: str, copy: Copy | Mixed, total: int) -> str:
     """Node name of a copy: with its run if it reads one, with its number if it mixes several."""
     if total == 1:
         return name

@@ -15,6 +15,7 @@ from rewrite.errors import HypothesisError, InputError, near
 from rewrite.expand.build import Built, Reading, build
 from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
+from rewrite.expand.positions import groups_of, masks_for
 from rewrite.expand.product import Product, expand_dag
 from rewrite.expand.stack import Unstackable, build_stacked
 from rewrite.parts import Components
@@ -27,7 +28,8 @@ class Expansion:
     """One or more hypotheses as one module; call it with the inputs of each run.
 
     `exp(clean={"input_ids": ...}, corrupt={"input_ids": ...})` returns what the model would
-    return if every path read the run assigned to it (a list for several hypotheses).
+    return if every path read the run assigned to it (a list for several hypotheses).  Where
+    paths name positions, `positions={"END": ...}` says where they are in each example.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -60,7 +62,7 @@ class Expansion:
         """The literal expanded module: printable, compilable, differentiable.
 
         Its arguments are the inputs of the runs in the order of `runs`; context inputs
-        (masks) are shared and given once.
+        (masks) are shared and given once.  Masks of named positions (`places`) come last.
         """
         return self._built.module
 
@@ -126,14 +128,18 @@ class Expansion:
         inputs = (*graph.inputs, *again * (len(self.runs) - 1))
         return measured(self.module, inputs, where, hints)
 
-    def __call__(self, **runs: Mapping[str, Tensor]) -> Any:
-        return self._outputs(self.module(*self.arguments(runs)))
+    def __call__(
+        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Tensor]
+    ) -> Any:
+        return self._outputs(self.module(*self.arguments(runs, positions)))
 
-    def run(self, **runs: Mapping[str, Tensor]) -> Any:
+    def run(
+        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Tensor]
+    ) -> Any:
         """The same as a call, by the stacked module where the model allows it: faster."""
         if self.not_stacked:
-            return self(**runs)
-        values = self.together(*self.arguments(runs))
+            return self(positions, **runs)
+        values = self.together(*self.arguments(runs, positions))
         count = len(self.hypotheses)
         apart = list(zip(*(value.chunk(count) for value in values), strict=True))
         return self._outputs(apart[0] if self.single else apart)
@@ -142,8 +148,19 @@ class Expansion:
         build_output = self.parts.graph.outputs
         return build_output(values) if self.single else [build_output(v) for v in values]
 
-    def arguments(self, runs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
-        """The positional arguments of `module`; raises `InputError` for runs that do not fit."""
+    @cached_property
+    def places(self) -> Mapping[str, object]:
+        """The named positions that a call must give, each with the symbol of its length."""
+        return groups_of(self.product, self.parts)
+
+    def arguments(
+        self, runs: Mapping[str, Mapping[str, Tensor]], positions: Mapping[str, Any] | None = None
+    ) -> list[Tensor]:
+        """The positional arguments of `module`; raises `InputError` for runs that do not fit.
+
+        `positions` has a mask `[batch, positions]` for each named place of the hypothesis, or
+        for each example one position or several, as integers.
+        """
         graph = self.parts.graph
         if extra := [run for run in runs if run not in self.runs]:
             raise InputError(f"the hypothesis has no run {extra[0]!r}; {near(extra[0], self.runs)}")
@@ -164,7 +181,7 @@ class Expansion:
                 _check_pair(first, runs[first][spec.name], run, runs[run][spec.name], spec.name,
                             spec.name in shared)
             arguments += [runs[run][s.name] for s in graph.inputs if s.name not in shared]
-        return arguments
+        return arguments + masks_for(self.parts, self.places, runs[first], positions or {})
 
     def formula(self, latex: bool = False) -> str:
         """What mixes runs, as equations with equal layers folded (see `rewrite.expand.formula`)."""

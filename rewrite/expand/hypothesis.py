@@ -40,6 +40,9 @@ class Hypothesis:
         for run in self.run_names:
             if not run.isidentifier():
                 raise HypothesisError(f"a run is named like a Python variable, found {run!r}")
+            if run == "positions":
+                raise HypothesisError("no run can be called 'positions', by which a call says "
+                                      "where named positions are: choose another name")
         for path_set in self.path_sets.values():
             if path_set != PathSet.none():
                 check_reachable(path_set, self.parts.dag)
@@ -61,11 +64,12 @@ class Hypothesis:
         return assign(self.path_sets, self.default, self.parts.dag)
 
     def count(self) -> dict[str, int]:
-        """How many paths each run is read by: exact integers."""
-        dag = self.parts.dag
-        counts = {run: count_paths(p, dag) for run, p in self.path_sets.items()}
-        everything = count_paths(PathSet.all(), self.parts.dag)
-        return counts | {self.default: everything - sum(counts.values())}
+        """How many paths each run is read by, at some positions: exact integers."""
+        dag, claimed = self.parts.dag, PathSet.none()
+        for path_set in self.path_sets.values():
+            claimed = claimed | path_set
+        sets = self.path_sets | {self.default: ~claimed}
+        return {run: count_paths(path_set, dag) for run, path_set in sets.items()}
 
     def describe(self) -> str:
         """The name, or the path sets."""

@@ -23,8 +23,8 @@ from rewrite.paths.tree import (
     HERE,
     HOP,
     THERE,
+    Condition,
     Split,
-    Test,
     Tree,
     first_test,
     is_split,
@@ -57,7 +57,7 @@ class Mixed:
 
     node: str
     index: int
-    test: Test
+    test: Condition
     yes: int
     no: int
     runs: frozenset[str]
@@ -90,12 +90,6 @@ class Product:
         """How many copies each source and part has."""
         return {n.name: sum(isinstance(copy, Copy) for copy in self.copies[n.name])
                 for n in self.dag.nodes if isinstance(n, (Source, Part))}
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """The positions that mixtures ask for."""
-        mixed = (c for copies in self.copies.values() for c in copies if isinstance(c, Mixed))
-        return tuple(sorted({each.test.place for each in mixed} - {""}))
 
     def reads(self, name: str, index: int) -> list[tuple[str, int]]:
         """What a copy reads, or a mixture mixes."""
@@ -144,7 +138,7 @@ class _Copying:
             self.copies[node].append(Copy(node, known[key], reads, runs))
         return known[key]
 
-    def mix(self, node: str, test: Test, yes: int, no: int) -> int:
+    def mix(self, node: str, test: Condition, yes: int, no: int) -> int:
         """The value that is `yes` where a test passes, else `no`: asked in order, each test once.
 
         if t then (if t then a else b) else c = if t then a else c
@@ -172,7 +166,7 @@ class _Copying:
         known[key] = made
         return made
 
-    def _side(self, node: str, index: int, test: Test, passes: bool) -> int:
+    def _side(self, node: str, index: int, test: Condition, passes: bool) -> int:
         copy = self.copies[node][index]
         if isinstance(copy, Mixed) and copy.test == test:
             return copy.yes if passes else copy.no
@@ -245,6 +239,6 @@ class _Copying:
         return self.plain[name, run]
 
 
-def _of_value(test: Test) -> Test:
+def _of_value(test: Condition) -> Condition:
     """What a part asks of the position that it writes, as readers of the value ask it."""
     return test._replace(kind=THERE)

@@ -25,7 +25,7 @@ from rewrite.expand.build import (
     keys_apart,
     wanted_in_full,
 )
-from rewrite.expand.product import Copy, Product
+from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.ir.dag import Constant, Join, Node, Source
 from rewrite.ir.flow import shape
 from rewrite.ir.ops import as_ranges, copies, for_copies, take
@@ -132,6 +132,8 @@ def build_stacked(
 
     `together` leaves the outputs of all roots stacked, in their order.
     """
+    if any(isinstance(copy, Mixed) for made in product.copies.values() for copy in made):
+        raise Unstackable("copies are mixed by positions")
     return _Stacker(parts, product, runs, reading).build(single, together)
 
 

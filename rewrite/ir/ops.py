@@ -119,3 +119,101 @@ def for_copies(x: Tensor, count: int) -> Tensor:
     if x.stride(0) == 0:
         return x[:1].expand(count * x.shape[0], *x.shape[1:])
     return x.repeat(count, *(1 for _ in x.shape[1:]))
+
+
+def mix_rows(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """`yes` at the positions `where` [batch or 1, positions], else `no` [batch, positions, ...].
+
+    >>> mix_rows(torch.tensor([[True, False]]), torch.ones(1, 2), torch.zeros(1, 2))
+    tensor([[1., 0.]])
+    """
+    return torch.where(where.reshape(*where.shape, *(1,) * (yes.ndim - 2)), yes, no)
+
+
+def positions_of(x: Tensor, low: int | None, high: int | None) -> Tensor:
+    """A slice of the positions (axis 1) of `x`, as a mask [1, positions].
+
+    >>> positions_of(torch.ones(1, 4), -2, None)
+    tensor([[False, False,  True,  True]])
+    """
+    length = x.shape[1]
+    where = torch.arange(length, device=x.device).unsqueeze(0)
+    ends = [end if end is None or end >= 0 else end + length for end in (low, high)]
+    inside = where >= 0
+    for end, beyond in zip(ends, (torch.ge, torch.lt), strict=True):
+        inside = inside if end is None else inside & beyond(where, end)
+    return inside
+
+
+def by_hop(offsets: tuple[int, ...], *scores: Tensor) -> Tensor:
+    """Scores [..., rows, keys], each at its hops from row to key; rows end where keys end.
+
+    The first holds for hops of at least `offsets[0]`, the next of at least `offsets[1]`, ...,
+    the last for all others.
+
+    >>> by_hop((0,), torch.ones(2, 2), torch.zeros(2, 2))
+    tensor([[1., 1.],
+            [0., 1.]])
+    """
+    hops = _hops(scores[0])
+    result = scores[-1]
+    for offset, score in zip(reversed(offsets), reversed(scores[:-1]), strict=True):
+        result = torch.where(hops >= offset, score, result)
+    return result
+
+
+def at_hops(offsets: tuple[int, ...], wanted: tuple[int, ...], pattern: Tensor) -> Tensor:
+    """A pattern [..., rows, keys] where the hop is of the wanted kinds, else zero (see `by_hop`).
+
+    >>> at_hops((0,), (1,), torch.ones(2, 2))
+    tensor([[0., 0.],
+            [1., 0.]])
+    """
+    hops = _hops(pattern)
+    kind = sum(((hops < offset).long() for offset in offsets), torch.zeros_like(hops))
+    kept = torch.isin(kind, kind.new_tensor(wanted))
+    return torch.where(kept, pattern, pattern.new_zeros(()))
+
+
+def _hops(scores: Tensor) -> Tensor:
+    rows, keys = scores.shape[-2:]
+    ends = torch.arange(keys, device=scores.device)
+    return ends - ends[keys - rows :].unsqueeze(-1)
+
+
+def attention_scores(q: Tensor, k: Tensor, scale: float | None, shared: bool) -> Tensor:
+    """What fused attention makes of queries and keys, before its mask.
+
+    >>> attention_scores(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4), None, False)[0, 0, 0]
+    tensor([2., 2.])
+    """
+    if shared:
+        k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
+    return q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def attention_pattern(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """The pattern of fused attention; a row whose keys are all masked is zero.
+
+    >>> attention_pattern(torch.zeros(2, 2), None, True)
+    tensor([[1.0000, 0.0000],
+            [0.5000, 0.5000]])
+    """
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(mask.logical_not(), -torch.inf)
+    elif mask is not None:
+        scores = scores + mask
+    return torch.ops.aten._safe_softmax.default(scores, -1)
+
+
+def weighed(pattern: Tensor, v: Tensor, shared: bool) -> Tensor:
+    """Values added up by a pattern, as fused attention does.
+
+    >>> weighed(torch.eye(2), torch.ones(2, 3), False).shape
+    torch.Size([2, 3])
+    """
+    if shared:
+        v = v.repeat_interleave(pattern.shape[-3] // v.shape[-3], -3)
+    return pattern @ v

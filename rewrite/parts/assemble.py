@@ -37,6 +37,7 @@ class Assembler:
         self.root: dict[str, Any] = {}
         self.context: dict[fx.Node, fx.Node] = {}
         self.inputs: dict[tuple[str, str], fx.Node] = {}
+        self.masks: dict[str, fx.Node] = {}
         known = {str(node.target): node
                  for node in parts.graph.module.graph.find_nodes(op="placeholder")}
         self.sources = {str(node.target) for node in parts.cut.flow.sources}
@@ -94,6 +95,21 @@ class Assembler:
         }
         made = self._call(body, label or name, tuple(given[slot] for slot in body.slots))
         return _noted(made, component.region.output) if whole else made
+
+    def part_by_slots(
+        self, body: Body, given: Mapping[tuple[str, fx.Node], fx.Node], label: str,
+        output: fx.Node, row: bool = False,
+    ) -> fx.Node:
+        """A body on the values of its slots; without `row`, its result is like `output`."""
+        made = self._call(body, label, tuple(given[slot] for slot in body.slots))
+        return made if row else _noted(made, output)
+
+    def where(self, place: str) -> fx.Node:
+        """The mask [batch, positions] of a named position: an input of the module."""
+        if place not in self.masks:
+            with self.graph.inserting_before(self._context_at):
+                self.masks[place] = self.graph.placeholder(f"at_{place}")
+        return self.masks[place]
 
     def given(self, node: fx.Node) -> fx.Node:
         """A context value of the op graph."""

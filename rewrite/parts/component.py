@@ -14,6 +14,7 @@ from rewrite.errors import UnknownName, near
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
 from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph
+from rewrite.parts.motion import PartsMotion
 from rewrite.parts.names import Name, heads_per_key, member_of, name_regions
 from rewrite.parts.regions import Cut, Region, cut
 from rewrite.parts.rowwise import is_rowwise
@@ -260,9 +261,11 @@ def components(
     written = {component.short for component in found}
     found += [Component(Name(name, "output", None, ""), None)
               for name in graph.outputs.names if name not in written]
-    dag, values = _wire(pieces, found, graph.outputs.names)
-    return Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes), values,
-                      granularity)
+    motion = PartsMotion()
+    dag, values = _wire(pieces, found, graph.outputs.names, motion)
+    motion.parts = Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes),
+                              values, granularity)
+    return motion.parts
 
 
 def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, str]:
@@ -283,7 +286,7 @@ def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, s
 
 
 def _wire(
-    pieces: Cut, found: list[Component], output_names: tuple[str, ...]
+    pieces: Cut, found: list[Component], output_names: tuple[str, ...], motion: PartsMotion
 ) -> tuple[Dag, dict[fx.Node, str]]:
     """The wiring as a `Dag`, and the name of every value that is written or read."""
     values = {node: source_name(node) for node in pieces.flow.sources}
@@ -308,7 +311,7 @@ def _wire(
         if component.region is None:
             value = pieces.outputs[output_names.index(component.short)]
             nodes.append(Part(component.short, (Port(component.short, values[value]),)))
-    return Dag(tuple(nodes), output_names, spellings), values
+    return Dag(tuple(nodes), output_names, spellings, motion), values
 
 
 def _parts(
@@ -338,7 +341,7 @@ def _parts(
             if shared > 1:
                 further.append(f"{short}.kv{head // shared}{suffix}")
             spellings[symbol] = tuple(further)
-            ports.append(Port(symbol, values[node]))
+            ports.append(Port(symbol, values[node], hops=port in ("k", "v")))
         nodes.append(Part(f"{short}.h{head}", tuple(ports)))
     terms = [node.name for node in nodes]
     if region.layer.bias is not None:

@@ -1,0 +1,161 @@
+"""Positions in an expanded module: masks for named places and slices, and values mixed by them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import HypothesisError, InputError, near
+from rewrite.expand.product import Mixed, Product
+from rewrite.ir.flow import shape
+from rewrite.ir.ops import mix_rows, positions_of, take
+from rewrite.parts import Components
+from rewrite.parts.assemble import Assembler
+from rewrite.parts.names import member_of
+from rewrite.paths.tree import Condition
+
+LAST = ((-1, None),)
+_SLICE = re.compile(r"\[([+-]?\d*)(:?)([+-]?\d*)\]")
+
+
+class Positions:
+    """Mixes values by rows.  Named places are inputs of the module, slices are worked out."""
+
+    def __init__(self, assembler: Assembler, places: Iterable[str]) -> None:
+        self.assembler = assembler
+        for place in places:  # inputs in this order, be they read or not
+            _ = assembler.where(place)
+        self._masks: dict[tuple[str, object], fx.Node] = {}
+
+    def mixed(
+        self, test: Condition, name: str, sides: Sequence[fx.Node], label: str, last: bool = False
+    ) -> fx.Node:
+        """`sides[0]` where the position of the value `name` passes, else `sides[1]`."""
+        graph = self.assembler.graph
+        length = length_of(self.assembler.parts, name)
+        mask = self._mask(test.place, length, name)
+        if last:
+            mask = graph.call_function(take, (mask, 1, LAST))
+        made = graph.create_node("call_function", mix_rows, (mask, *sides),
+                                 name=re.sub(r"\W", "_", label))
+        made.meta["component"] = label
+        return made
+
+    def _mask(self, place: str, length: object, name: str) -> fx.Node:
+        if not place.startswith("["):
+            return self.assembler.where(place)
+        if (place, length) not in self._masks:
+            source = _source_of(self.assembler, length, name)
+            self._masks[place, length] = self.assembler.graph.call_function(
+                positions_of, (source, *ends_of(place)))
+        return self._masks[place, length]
+
+
+def ends_of(place: str) -> tuple[int | None, int | None]:
+    """The ends of a slice as text.
+
+    >>> ends_of("[-1]"), ends_of("[2:]"), ends_of("[0]")
+    ((-1, None), (2, None), (0, 1))
+    """
+    found = _SLICE.fullmatch(place)
+    assert found is not None, place
+    low, colon, high = found.groups()
+    if colon:
+        return (int(low) if low else None), (int(high) if high else None)
+    return int(low), (None if int(low) == -1 else int(low) + 1)
+
+
+def length_of(parts: Components, name: str) -> object:
+    """The symbol of the number of positions of a value: the size of its axis 1.
+
+    Raises `HypothesisError` for values that have no position for each token.
+    """
+    lengths = {size for source in parts.cut.flow.sources for size in shape(source)[1:2]}
+    found = member_of(name)
+    name = found[0] + ".out" if found else name
+    sizes = next(shape(node) for node, known in parts.values.items()
+                 if known == name or known == f"{name}.out")
+    varying = [size for size in sizes[1:2] if not sympy.sympify(size).is_Integer]
+    if not varying or not set(map(sympy.sympify, varying)) <= set(map(sympy.sympify, lengths)):
+        raise HypothesisError(
+            f"{name} has no positions: its shape is {list(map(str, sizes))}, with no axis for "
+            "the tokens behind the batch; ask for a position of what it reads")
+    return varying[0]
+
+
+def groups_of(product: Product, parts: Components) -> dict[str, object]:
+    """The named places that an expansion asks for, each with the symbol of its length.
+
+    Raises `HypothesisError` if a place is asked of two sequences.
+    """
+    found: dict[str, object] = {}
+    for name, copies in product.copies.items():
+        for copy in copies:
+            if isinstance(copy, Mixed) and copy.test.place and not copy.test.place.startswith("["):
+                place, length = copy.test.place, length_of(parts, name)
+                if found.setdefault(place, length) != length:
+                    raise HypothesisError(
+                        f"@{place} is asked of two sequences of different length ({name} has "
+                        f"{length} positions, others {found[place]}): name one for each")
+    return found
+
+
+def masks_for(
+    parts: Components, places: Mapping[str, object], inputs: Mapping[str, Tensor],
+    given: Mapping[str, Any],
+) -> list[Tensor]:
+    """The mask [batch, positions] of each place, in order; raises `InputError` if one is missing.
+
+    What is given beyond them is not asked for.
+    """
+    masks: list[Tensor] = []
+    for place, length in places.items():
+        if place not in given:
+            raise InputError(f"the hypothesis asks for positions @{place}: call it with positions="
+                             f"{{{place!r}: ...}}, a mask [batch, positions] or one position for "
+                             f"each example; {near(place, given) if given else 'none are given'}")
+        source = next(str(node.target) for node in parts.cut.flow.sources
+                      if shape(node)[1:2] == (length,))
+        masks.append(as_mask(place, given[place], *inputs[source].shape[:2], inputs[source].device))
+    return masks
+
+
+def as_mask(
+    place: str, value: Any, batch: int, length: int, device: torch.device | None = None
+) -> Tensor:
+    """A mask [batch, length] from one, or from one position or several for each example.
+
+    >>> as_mask("END", [2, -1], 2, 3)
+    tensor([[False, False,  True],
+            [False, False,  True]])
+
+    Raises `InputError` for shapes and positions that do not fit.
+    """
+    found = torch.as_tensor(value, device=device)
+    if found.dtype == torch.bool:
+        if found.shape != (batch, length):
+            raise InputError(f"the mask @{place} is {list(found.shape)}, the inputs have "
+                             f"[batch, positions] = {[batch, length]}")
+        return found
+    if found.is_floating_point() or found.ndim not in (1, 2) or len(found) != batch:
+        raise InputError(f"@{place} needs a mask of booleans {[batch, length]} or integers "
+                         f"[{batch}] or [{batch}, n], found {found.dtype} {list(found.shape)}")
+    found = found.reshape(batch, -1)
+    outside = found[(found < -length) | (found >= length)]
+    if len(outside):
+        raise InputError(f"@{place} has position {int(outside[0])}, the inputs have {length}")
+    mask = torch.zeros(batch, length, dtype=torch.bool, device=device)
+    return mask.scatter(1, found % length, True)
+
+
+def _source_of(assembler: Assembler, length: object, name: str) -> fx.Node:
+    """An input with that many positions."""
+    for source in assembler.parts.cut.flow.sources:
+        if shape(source)[1:2] == (length,):
+            return assembler.inputs[assembler.runs[0], str(source.target)]
+    raise HypothesisError(f"no input has the positions of {name}")

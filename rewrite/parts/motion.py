@@ -1,0 +1,90 @@
+"""What the parts of a model do to positions, found when a pattern with windows asks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.ir.dag import Motion
+from rewrite.parts.names import member_of
+from rewrite.symbolic.cost import hints_for
+
+if TYPE_CHECKING:
+    from rewrite.parts.component import Components
+
+CLOSE = 1e-4  # of the largest value: less is rounding
+
+
+class PartsMotion(Motion):
+    """The motion of a component graph; `parts` is set once the graph is put together."""
+
+    parts: Components
+
+    def keeps_positions(self, part: str) -> bool:
+        """Heads read other positions by their keys and values alone; of other parts it is proved."""
+        found = None if part in self.parts.components else member_of(part)
+        component = self.parts.components.get(found[0] if found else part)
+        if component is None:
+            return False
+        region = component.region
+        if region is not None and region.layer is not None and component.heads:
+            return region.layer.side_by_side != 1
+        return self.parts.rowwise(part)
+
+    def looks_ahead(self) -> bool:
+        """Whether a layer of attention reads later tokens: measured by changing the last one.
+
+        Without weights nothing can be measured, and it is assumed.
+        """
+        return self._looks_ahead
+
+    @cached_property
+    def _looks_ahead(self) -> bool:
+        graph = self.parts.graph
+        if graph.weightless or any(t.is_meta for t in graph.module.parameters()):
+            return True
+        regions = (c.region for c in self.parts.components.values() if c.heads)
+        written = [region.output for region in regions if region is not None]
+        first, second = (self._values(written, changed) for changed in (False, True))
+        return any(_moved(a, b) for a, b in zip(first, second, strict=True))
+
+    def _values(self, written: list[fx.Node], changed: bool) -> list[Tensor]:
+        graph, flow = self.parts.graph, self.parts.cut.flow
+        sizes = hints_for(graph.inputs, graph.guards, {})
+        device = next((p.device for p in graph.module.parameters()), torch.device("cpu"))
+        sources = {str(node.target): node for node in flow.sources}
+        inputs: list[Tensor] = []
+        for spec in graph.inputs:
+            shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
+            value = torch.ones(shape, dtype=spec.dtype, device=device)
+            if spec.name in sources and changed and value.ndim > 1:
+                value[:, -1] = 0
+            inputs.append(value)
+        kept = _Keeping(graph.module, set(written))
+        with torch.no_grad():
+            kept.run(*inputs)
+        return [kept.found[node] for node in written]
+
+
+class _Keeping(fx.Interpreter):
+    """Runs a graph and keeps some of its values."""
+
+    def __init__(self, module: fx.GraphModule, wanted: set[fx.Node]) -> None:
+        super().__init__(module)
+        self.wanted, self.found = wanted, dict[fx.Node, Tensor]()
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n in self.wanted:
+            self.found[n] = value
+        return value
+
+
+def _moved(a: Tensor, b: Tensor) -> bool:
+    """Whether anything but the last position differs."""
+    before, after = a[:, :-1].double(), b[:, :-1].double()
+    scale = max(float(before.abs().max()), 1e-12)
+    return bool((before - after).abs().max() > CLOSE * scale)
