@@ -10,6 +10,8 @@ import typer
 from rewrite.cli import show
 from rewrite.discover import Refined, completeness
 from rewrite.discover import refine as refine_hypothesis
+from rewrite.discover.candidates import generators
+from rewrite.discover.refine import check_numbers
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files import read_experiment, save
@@ -43,6 +45,9 @@ def refine(
     with show.errors():
         experiment = read_experiment(hypothesis)
         model, pairs, metric = _needed(experiment, hypothesis, number)
+        kinds = [name.strip() for name in candidates.split("|")]
+        _ = generators(kinds)  # what is wrong is said before the model is traced
+        check_numbers(steps, goal, tolerance, holdout)
         with show.steps() as step:
             tracing = step(f"tracing {model}")
             parts = trace(model).components()
@@ -50,9 +55,8 @@ def refine(
             log = refine_hypothesis(
                 experiment.build(parts)[number - 1], pairs, metric, steps=steps, goal=goal,
                 tolerance=tolerance, holdout=holdout, seed=seed, by=by,
-                candidates=[name.strip() for name in candidates.split("|")],
-                file=out / "log.json", batch_size=batch_size, chunk=chunk, budget=budget,
-                progress=step("refining"), say=show.say)
+                candidates=kinds, file=out / "log.json", batch_size=batch_size, chunk=chunk,
+                budget=budget, progress=step("refining"), say=show.say)
             whole = completeness(log.hypothesis, pairs, metric, batch_size=batch_size,
                                  budget=budget, progress=step("the complement"))
         show.console.print(log.rich())

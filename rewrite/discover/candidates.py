@@ -23,7 +23,7 @@ from rewrite.errors import DataError, HypothesisError, UnknownName, near
 from rewrite.expand import Hypothesis
 from rewrite.ir.dag import Dag, symbols_of
 from rewrite.paths import PathSet
-from rewrite.paths.pattern import Chain, Choice, Dots, Name, Pattern, joined, spell
+from rewrite.paths.pattern import ITEM, Chain, Choice, Dots, Name, Pattern, joined, spell
 
 Candidate = tuple[str, PathSet]  # what changes, and the important paths afterwards
 Generator = Callable[[Hypothesis], Iterable[Candidate]]
@@ -73,7 +73,7 @@ def drop(hypothesis: Hypothesis) -> Iterator[Candidate]:
                 pass
         if len(members) < 2:
             continue
-        inside = "" if spot.pattern == path_set.pattern else f" of {spell(spot.pattern)}"
+        inside = "" if spot.pattern == path_set.pattern else f" of {spell(spot.pattern, ITEM)}"
         for i, member in enumerate(members):
             rest = joined(Choice, (*members[:i], *members[i + 1 :]))
             yield f"{spell(member)}{inside}", PathSet(spot.put(rest))

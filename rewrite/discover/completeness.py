@@ -14,7 +14,6 @@ from rewrite.discover.candidates import changed, important
 from rewrite.discover.measured import Measured, Options, side_by_side
 from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate, Metric, Pairs
-from rewrite.measure.stats import ratios
 from rewrite.paths import PathSet, count_paths
 
 
@@ -99,4 +98,4 @@ def completeness(
 def _overlap(found: Measured) -> Estimate:
     """`explained + complement - 1` is the share of the total that neither leaves unexplained."""
     rest = found.null_effects - found.effects.sum(0)
-    return ratios(np.stack([rest]), found.null_effects)[0]
+    return found.shares(np.stack([rest]))[0]

@@ -47,11 +47,20 @@ class Measured:
 
     def explained(self) -> list[Estimate]:
         """What each hypothesis explains."""
-        return [less(left) for left in ratios(self.effects, self.null_effects)]
+        return [less(left) for left in self.shares(self.effects)]
 
     def gains(self) -> list[Estimate]:
         """What each hypothesis explains beyond the first."""
-        return ratios(self.effects[0] - self.effects, self.null_effects)
+        return self.shares(self.effects[0] - self.effects)
+
+    def shares(self, rows: np.ndarray) -> list[Estimate]:
+        """Mean of each row, `[row, example]`, as a share of the total effect.
+
+        Digits beyond the twelfth are rounding errors, and are not kept.
+        """
+        return [replace(each, **{name: round(getattr(each, name), 12) + 0.0
+                                 for name in ("value", "low", "high")})
+                for each in ratios(rows, self.null_effects)]
 
 
 def side_by_side(
@@ -89,4 +98,5 @@ def less(share: Estimate) -> Estimate:
     >>> print(less(Estimate(0.25, 0.0, 0.5)))
     0.750 [0.500, 1.000]
     """
-    return replace(share, value=1 - share.value, low=1 - share.high, high=1 - share.low)
+    value, low, high = (round(1 - end, 12) for end in (share.value, share.high, share.low))
+    return replace(share, value=value, low=low, high=high)

@@ -52,15 +52,16 @@ class Minimality(Effects):
     def table(self) -> pd.DataFrame:
         """One row for each piece: loss with its interval, verdict, what would be left."""
         return table([{
-            "piece": row.change.what, "loss": -row.gain.value, "low": -row.gain.high,
+            "piece": row.change.what, "loss": 0.0 - row.gain.value, "low": -row.gain.high,
             "high": -row.gain.low, "verdict": self.verdict(row),
             "fewer_paths": row.change.fewer, "paths": str(row.change.paths),
         } for row in self.rows], PIECES)
 
     def __str__(self) -> str:
         lines = [f"explained {self.before}, {self.metric}, n = {self.n}"]
-        lines += [f"  {-row.gain.value:7.3f} lost without {row.change.what}: {self.verdict(row)}"
-                  for row in self.rows]
+        for row in self.rows:
+            lines.append(f"  {0.0 - row.gain.value:7.3f} lost without {row.change.what}: "
+                         f"{self.verdict(row)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:

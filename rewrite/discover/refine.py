@@ -40,9 +40,9 @@ def refine(
     """Refine a hypothesis step by step, and say what was done.
 
     A step lets in the candidate that ranks first `by` gain per path among those that gain
-    more than `tolerance`, then goes on to drop what can be dropped: of all changes that only
-    leave out paths, the one that leaves out most, as long as all that the step has dropped
-    together loses at most `tolerance`.  Before the first step, the start is trimmed likewise.
+    more than `tolerance`, then goes on to leave out what can be: pieces, as in `minimality`,
+    then what candidates leave out, each time the change by which most paths go, as long as all
+    of the step together lose at most `tolerance`.  The start is trimmed likewise.
     It stops after `steps`, at `goal` (a proportion explained), or when nothing helps.
 
     Choosing the best of many candidates flatters them on the pairs they were chosen on.  So a
@@ -60,7 +60,7 @@ def refine(
     Raises `DataError` for numbers outside of their range or too few pairs to hold some out,
     `FileError` for the log of another session, and what `refinements` raises.
     """
-    _check(steps, goal, tolerance, holdout)
+    check_numbers(steps, goal, tolerance, holdout)
     train, test = halves(pairs, holdout, seed)
     by_name = generators(candidates)
     identity = {} if file is None else {
@@ -123,15 +123,19 @@ class _Session:
     def leaner(self) -> tuple[Effect, int] | None:
         """The change that leaves out most paths, of those that lose hardly anything.
 
-        Losses count from what this step has let in, so that many small ones do not add up.
+        Pieces come first, since there are few.  Losses count from what this step has let in,
+        so that many small ones do not add up.
         """
         here = self._about(self.rows[-1].important)
-        found = [c for c in changes(here, {"drop": drop, **self.generators}) if not c.more]
         peak = next(row for row in self.rows if row.step == self.rows[-1].step)
-        able = [row for row in self._measured(found, peak.important)
-                if row.harmless(self.tolerance)]
-        best = max(able, key=lambda row: (row.change.fewer, row.gain.value), default=None)
-        return None if best is None else (best, len(found))
+        for kinds in ({"drop": drop}, self.generators):
+            found = [change for change in changes(here, kinds) if not change.more]
+            able = [row for row in self._measured(found, peak.important)
+                    if row.harmless(self.tolerance)]
+            if able:
+                best = max(able, key=lambda row: (row.change.fewer, row.gain.value))
+                return best, len(found)
+        return None
 
     def richer(self) -> tuple[Effect, int] | None:
         """The best change that lets in paths and helps."""
@@ -184,7 +188,8 @@ def halves(pairs: Pairs, holdout: float, seed: int = 0) -> tuple[Pairs, Pairs | 
     return pairs.subset(np.sort(order[out:])), pairs.subset(np.sort(order[:out]))
 
 
-def _check(steps: Any, goal: Any, tolerance: Any, holdout: Any) -> None:
+def check_numbers(steps: Any, goal: Any, tolerance: Any, holdout: Any) -> None:
+    """Raise `DataError` for a number outside of its range."""
     for name, value, fits, says in (
         ("steps", steps, steps >= 1 and steps == int(steps), "a number of at least 1"),
         ("goal", goal, 0 < goal <= 1, "a proportion explained, 0 < goal <= 1"),
