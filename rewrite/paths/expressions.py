@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
-from rewrite.paths.tree import HERE, THERE, Test, Tree, combine, hop, leaves, split
+from rewrite.paths.tree import HERE, THERE, Condition, Tree, combine, hop, leaves, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +310,7 @@ class Expressions:
             case Placed(mask, here, there):
                 found: Tree = self.empty if mask >> letter & 1 else self.none
                 for kind, place in ((THERE, there), (HERE, here)):
-                    found = split(Test(kind, 0, place), found, self.none) if place else found
+                    found = split(Condition(kind, 0, place), found, self.none) if place else found
                 return found
             case Cat(first, then):
                 rest = combine(lambda new: self._cat(new, then),

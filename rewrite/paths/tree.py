@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, TypeGuard
 HERE, HOP, THERE = range(3)
 
 
-class Test(NamedTuple):
+class Condition(NamedTuple):
     """`HERE` or `THERE`: the position is in `place`.  `HOP`: it is at least `-rank` tokens on.
 
     Tests are asked in their order as tuples: hops from the nearest token back.
 
-    >>> sorted([Test(THERE, 0, "S2"), hop(-3), hop(0), Test(HERE, 0, "END")])[1] == hop(0)
+    >>> sorted([Condition(THERE, 0, "S2"), hop(-3), hop(0), Condition(HERE, 0, "END")])[1] == hop(0)
     True
     """
 
@@ -33,16 +33,16 @@ class Test(NamedTuple):
         return -self.rank
 
 
-def hop(offset: int) -> Test:
+def hop(offset: int) -> Condition:
     """Whether `there - here >= offset`."""
-    return Test(HOP, -offset)
+    return Condition(HOP, -offset)
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """`yes` where the test passes, else `no`."""
 
-    test: Test
+    test: Condition
     yes: Any
     no: Any
 
@@ -55,11 +55,11 @@ def is_split(tree: Tree) -> TypeGuard[Split]:
     return isinstance(tree, Split)
 
 
-def split(test: Test, yes: Tree, no: Tree) -> Tree:
+def split(test: Condition, yes: Tree, no: Tree) -> Tree:
     """The tree that asks `test` first; it asks nothing that does not matter.
 
     >>> split(hop(0), "a", split(hop(-1), "a", "b"))
-    Split(test=Test(kind=1, rank=1, place=''), yes='a', no='b')
+    Split(test=Condition(kind=1, rank=1, place=''), yes='a', no='b')
     """
     if yes == no:
         return yes
@@ -68,7 +68,7 @@ def split(test: Test, yes: Tree, no: Tree) -> Tree:
     return Split(test, yes, no)
 
 
-def under(tree: Tree, test: Test, passes: bool) -> Tree:
+def under(tree: Tree, test: Condition, passes: bool) -> Tree:
     """The tree where the outcome of a test is known; no earlier test may be left in it.
 
     A hop that passes one test passes those of tokens further back.
@@ -85,7 +85,7 @@ def under(tree: Tree, test: Test, passes: bool) -> Tree:
     return tree
 
 
-def first_test(*trees: Tree) -> Test | None:
+def first_test(*trees: Tree) -> Condition | None:
     """The test that is asked first by some trees together."""
     return min((tree.test for tree in trees if is_split(tree)), default=None)
 
@@ -93,8 +93,8 @@ def first_test(*trees: Tree) -> Test | None:
 def combine(function: Callable[..., Any], *trees: Tree) -> Tree:
     """The tree of what a function makes of the leaves.
 
-    >>> combine(max, split(Test(HERE, 0, "A"), 1, 5), 3)
-    Split(test=Test(kind=0, rank=0, place='A'), yes=3, no=5)
+    >>> combine(max, split(Condition(HERE, 0, "A"), 1, 5), 3)
+    Split(test=Condition(kind=0, rank=0, place='A'), yes=3, no=5)
     """
     test = first_test(*trees)
     if test is None:
