@@ -206,11 +206,13 @@ class _Rows:
 
     def _grouped(self, node: fx.Node, axis: int, row: Row) -> list[Question] | None:
         """Rows sorted by expert, multiplied with the weight of the expert of each."""
-        data, _, ends = (*args(node), node.kwargs.get("offs"))[:3]
-        if axis != 0 or row.order is None or not _counts(ends, row.order):
+        data, weight = args(node)[:2]
+        ends = node.kwargs.get("offs", (*args(node), None)[2])
+        if axis != 0 or row.order is None or self.flow.flows(weight):
             return None
         experts: fx.Node = args(row.order)[0]
-        return [(data, {0: row}), (experts, {0: Row(row.inner)})]
+        rows: list[Question] = [(data, {0: row}), (experts, {0: Row(row.inner)})]
+        return rows if _counts(ends, row.order) else None
 
     def _added(self, node: fx.Node, row: Row) -> list[Question] | None:
         """Rows that are added up where they came from."""

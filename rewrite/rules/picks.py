@@ -18,10 +18,12 @@ from rewrite.ir.flow import shape
 class Every:
     """The indices `i` of an axis with `i % period` in `rest`.
 
-    They arise where heads are folded into the batch: head 2 of 4 is every index 4 b + 2.
+    They arise where heads are folded into the batch: head 2 of 4 is every index 4 b + 2; and
+    where batch and positions are merged, as a product with a weight may want it: the last of
+    n positions is every index n b - 1.  The period is then the symbol of a size.
     """
 
-    period: int
+    period: Any
     rest: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -118,6 +120,9 @@ def through_view(before: Sequence[Any], after: Sequence[Any], pick: Pick) -> Box
     {1: (2,)}
     >>> through_view([4 * n], [n, 4], {1: (2,)}).picks
     {0: Every(period=4, rest=(2,))}
+    >>> b = sympy.Symbol("b")
+    >>> through_view([b * n, 8], [b, n, 8], {1: (-1,)}).picks
+    {0: Every(period=n, rest=(-1,))}
     """
     old, new = _refined(before), _refined(after)
     inner: dict[tuple[int, bool], Indices] = {}
@@ -126,7 +131,9 @@ def through_view(before: Sequence[Any], after: Sequence[Any], pick: Pick) -> Box
     wanted: dict[int, Indices] = {}
     for dim, indices in pick.items():
         folded = [i for i, part in enumerate(new) if part.axis == dim]
-        if isinstance(indices, Every):
+        if isinstance(indices, Every) and isinstance(indices.period, sympy.Symbol):
+            wanted[folded[0]] = indices
+        elif isinstance(indices, Every):
             if len(folded) != 2 or new[folded[1]].size != indices.period:
                 return None
             wanted[folded[1]] = indices.rest
@@ -139,9 +146,11 @@ def through_view(before: Sequence[Any], after: Sequence[Any], pick: Pick) -> Box
         if not asked:
             continue
         if len(group) == len(made) == 1:
-            box = Box({0: asked[0]}, {}, {0: len(asked[0])})
+            size = -1 if isinstance(asked[0], Every) else len(asked[0])
+            box = Box({0: asked[0]}, {}, {0: size})
         else:
-            box = regroup([old[i].size for i in group], [new[i].size for i in made], asked)
+            sizes_of = [old[i].size for i in group], [new[i].size for i in made]
+            box = regroup(*sizes_of, asked) or _merged(*sizes_of, asked)
         if box is None:
             return None
         for i, indices in box.picks.items():
@@ -185,6 +194,24 @@ def _refined(sizes: Sequence[Any]) -> list[_Part]:
         else:
             parts += [_Part(axis, size / factor), _Part(axis, int(factor), True)]
     return parts
+
+
+def _merged(before: Sequence[Any], after: Sequence[Any], wanted: Pick) -> Box | None:
+    """Index i of an axis of n, the inner part of one that it is merged with: every n-th, and back.
+
+    A size n that is more than a symbol is not looked up when the graph runs, so it must not
+    come to that.
+    """
+    (dim, indices), *further = wanted.items()
+    if further:
+        return None
+    if isinstance(indices, Every):
+        back = len(after) == 1 and indices.period == before[-1]
+        return Box({len(before) - 1: indices.rest}, {}, {0: -1}) if back else None
+    inner = after[dim] if len(before) == 1 and dim == len(after) - 1 else None
+    if not isinstance(inner, sympy.Symbol):
+        return None
+    return Box({0: Every(inner, indices)}, {}, {dim: len(indices)})
 
 
 def regroup(before: Sequence[Any], after: Sequence[Any], wanted: Pick) -> Box | None:

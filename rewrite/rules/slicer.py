@@ -244,6 +244,13 @@ class Slicer:
             return self._given(node)
         return self._compute(node, {}, "")
 
+    def _length(self, symbol: Any) -> fx.Node:
+        """A size that varies, taken from the input of the model that has it."""
+        node = next(node for node in self.flow.graph.find_nodes(op="placeholder")
+                    if symbol in shape(node))
+        holder = self._given(node)
+        return self.graph.call_function(aten.sym_size.int, (holder, shape(node).index(symbol)))
+
     # where values come from
 
     def _leaf(self, node: fx.Node, pick: dict[int, Indices], port: str) -> fx.Node:
@@ -287,8 +294,10 @@ class Slicer:
     def _pick(self, node: fx.Node, pick: Pick) -> fx.Node:
         for dim, indices in pick.items():
             if isinstance(indices, Every):
-                taken = self.graph.call_function(
-                    take_every, (node, dim, indices.period, as_ranges(indices.rest)))
+                period = indices.period
+                taken = self.graph.call_function(take_every, (
+                    node, dim, period if isinstance(period, int) else self._length(period),
+                    as_ranges(indices.rest)))
             else:
                 taken = self.graph.call_function(take, (node, dim, as_ranges(indices)))
             self._note(taken, node)
@@ -325,6 +334,7 @@ class Slicer:
 
 def _is_all(node: fx.Node, dim: int, indices: Indices) -> bool:
     if isinstance(indices, Every):
-        return indices.rest == tuple(range(indices.period))
+        period = indices.period
+        return isinstance(period, int) and indices.rest == tuple(range(period))
     size = shape(node)[dim]
     return isinstance(size, int) and tuple(indices) == tuple(range(size))

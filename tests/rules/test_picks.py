@@ -130,6 +130,13 @@ FOLDED: list[tuple[tuple[Any, ...], tuple[Any, ...], Pick, Pick | None]] = [
     ((4 * n,), (n, 4), {0: (0,)}, None),  # the varying part alone
     ((4 * n + 4,), (n + 1, 4), {1: (2,)}, None),  # a sum has no fixed part
     ((n, 4), (n, 4), {0: Every(2, (1,))}, None),
+    ((n * m, 8), (n, m, 8), {1: (-1,), 2: (0, 3)}, {0: Every(m, (-1,)), 1: (0, 3)}),
+    ((n, m, 8), (n * m, 8), {0: Every(m, (-1,)), 1: (2,)}, {1: (-1,), 2: (2,)}),
+    ((n * m, 8), (n * m, 2, 4), {0: Every(m, (-1,)), 2: (3,)}, {0: Every(m, (-1,)), 1: (3, 7)}),
+    ((n * m,), (n, m), {0: (-1,)}, None),  # the outer part is not every so many
+    ((n, m), (n * m,), {0: Every(n, (-1,))}, None),  # merged the other way round
+    ((n * m,), (n, m), {0: (0,), 1: (-1,)}, None),
+    ((n * (m - 1),), (n, m - 1), {1: (-1,)}, None),  # a size that no input has
 ]
 
 
@@ -158,6 +165,9 @@ def symbolic_pick(random: Random, sizes: Sequence[Any]) -> dict[int, Indices]:
         if isinstance(sizes[dim], int):
             pick[dim] = some(random, sizes[dim]) if random.random() < 0.9 else (-1,)
         else:
+            if sizes[dim] == n * m and random.random() < 0.5:
+                pick[dim] = Every(random.choice([n, m]), (-1,))
+                continue
             period = int(sizes[dim].as_coeff_Mul()[0])
             period = random.choice([period, period, period, max(1, period // 2)])
             pick[dim] = (-1,) if period == 1 else Every(period, some(random, period))
@@ -166,6 +176,13 @@ def symbolic_pick(random: Random, sizes: Sequence[Any]) -> dict[int, Indices]:
 
 def numbers(sizes: Sequence[Any], values: dict[Any, int]) -> list[int]:
     return [size if isinstance(size, int) else int(size.subs(values)) for size in sizes]
+
+
+def valued(pick: Pick, values: dict[Any, int]) -> Pick:
+    """The same pick with the period of every so many as a number."""
+    return {dim: i if isinstance(i, tuple) else Every(
+        p := numbers([i.period], values)[0], tuple(r % p for r in i.rest))
+        for dim, i in pick.items()}
 
 
 def check_view(before: Sequence[Any], after: Sequence[Any], pick: Pick, random: Random) -> bool:
@@ -177,11 +194,12 @@ def check_view(before: Sequence[Any], after: Sequence[Any], pick: Pick, random: 
         values = {n: random.randint(1, 4), m: random.randint(1, 4)}
         old, new = numbers(before, values), numbers(after, values)
         x = torch.from_numpy(np.arange(math.prod(old)).reshape(old))
-        wanted = picked(x.reshape(new), pick)
+        wanted = picked(x.reshape(new), valued(pick, values))
         for dim, size in box.sizes.items():
             whole = torch.arange(new[dim])
-            new[dim] = size if size != -1 else len(picked(whole, {0: pick[dim]}))
-        assert torch.equal(picked(picked(x, box.picks).reshape(new), box.left), wanted)
+            new[dim] = size if size != -1 else len(picked(whole, valued({0: pick[dim]}, values)))
+        assert torch.equal(
+            picked(picked(x, valued(box.picks, values)).reshape(new), box.left), wanted)
     return True
 
 
