@@ -201,7 +201,7 @@ def test_pieces_stay_below_the_budget(sizes: list[int], monkeypatch: pytest.Monk
 
 def test_batches_are_cut_if_one_hypothesis_is_too_much() -> None:
     told: list[str] = []
-    found = rw.sweep(parts_of("gpt2"), "a0.h1", "m1", budget=200_000, say=told.append, **OPTIONS)
+    found = rw.sweep(parts_of("gpt2"), "a0.h1", "m1", budget=100_000, say=told.append, **OPTIONS)
     whole = rw.sweep(parts_of("gpt2"), "a0.h1", "m1", **OPTIONS)
     assert same(found.table, whole.table)
     assert told == list(found.notes) and "went on with" in told[0] and "examples" in told[0]
