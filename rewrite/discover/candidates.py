@@ -14,6 +14,7 @@ from rewrite.discover.spots import (
     either,
     finer,
     other_ports,
+    placed,
     spots,
     symbols,
     walks,
@@ -147,6 +148,27 @@ def swap(hypothesis: Hypothesis) -> Iterator[Candidate]:
             continue
         for port in other_ports(spot.pattern, dag):
             yield f"{spell(port)} for {spell(spot.pattern)}", PathSet(spot.put(port))
+
+
+def at(*places: str) -> Generator:
+    """A generator that asks for a position: a name that has none gets `@PLACE`.
+
+    A port may be asked where it reads (`a1.h3.v@END`) or where its head writes (`a1.h3@END.v`).
+    Places are the named positions of the pairs, or slices such as `[-1]`.
+
+    >>> hypothesis = rw.Hypothesis(parts, {"clean": "a1.h3.v -> logits"})
+    >>> [what for what, _ in at("[-1]")(hypothesis)]
+    ['a1.h3.v@[-1]', 'a1.h3@[-1].v', 'logits@[-1]']
+    """
+
+    def at_places(hypothesis: Hypothesis) -> Iterator[Candidate]:
+        path_set, dag = important(hypothesis), hypothesis.parts.dag
+        for spot in spots(path_set.pattern):
+            if isinstance(spot.pattern, Name):
+                for name in placed(spot.pattern, places, dag):
+                    yield spell(name), PathSet(spot.put(name))
+
+    return at_places
 
 
 CANDIDATES: Mapping[str, Generator] = {

@@ -23,7 +23,8 @@ RANKS = ("gain_per_path", "gain")
 class Change:
     """One change: its generator, in words, and the important paths afterwards.
 
-    `more` paths become important and `fewer` are so no longer: exact counts.
+    `more` paths become important and `fewer` are so no longer, at some positions or all:
+    exact counts.
     """
 
     kind: str
@@ -82,7 +83,7 @@ def changes(hypothesis: Hypothesis, by: Mapping[str, Generator]) -> list[Change]
     a1.h3.k -> logits 26 26
     """
     dag, before = hypothesis.parts.dag, important(hypothesis)
-    total, seen, found = count_paths(before, dag), {before}, list[Change]()
+    seen, found = {before}, list[Change]()
     for kind, generator in by.items():
         for what, after in generator(hypothesis):
             if not isinstance(after, PathSet):
@@ -93,7 +94,7 @@ def changes(hypothesis: Hypothesis, by: Mapping[str, Generator]) -> list[Change]
             seen.add(after)
             more, fewer = count_paths(after - before, dag), count_paths(before - after, dag)
             if more or fewer or generator is drop:  # a set may be written with less
-                count = total + more - fewer
+                count = count_paths(after, dag)
                 paths = after if count else PathSet.none()
                 found.append(Change(kind, what, paths, count, more, fewer))
     return found

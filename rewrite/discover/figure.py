@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDEST = 46  # letters of a label
+SIGNS = {"start": "start", "drop": "\N{MINUS SIGN}", "restrict": "only", "swap": "swap"}
 
 
 def draw_refined(log: Refined, path: str | Path) -> Path:
@@ -32,11 +33,12 @@ def draw_refined(log: Refined, path: str | Path) -> Path:
     for at in (0.25, 0.5, 0.75, 1.0):
         axes.axvline(at, color=PALE, linewidth=1, zorder=0)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-    _line(axes, places, chosen, BLUE, f"chosen on these {log.chosen_on} pairs", -0.08)
+    _line(axes, places, chosen, BLUE, f"{log.chosen_on} pairs to choose on", -0.08)
     if held_out:
         _line(axes, places, held_out, ORANGE, f"{log.held_out_on} pairs held out", 0.08)
     axes.set(xlim=(left, right), ylim=(len(places) - 0.5, -0.5))
     axes.set_yticks(places, [_label(row) for row in log.rows], fontsize=9, parse_math=False)
+    axes.set_xticks([x for x in (-1, -0.5, 0, 0.25, 0.5, 0.75, 1) if left <= x <= right])
     for at, row in zip(places, log.rows, strict=True):
         axes.annotate(short(row.paths), (1, at), xycoords=axes.get_yaxis_transform(),
                       xytext=(8, 0), textcoords="offset points", va="center", fontsize=9,
@@ -67,7 +69,5 @@ def _line(
 
 
 def _label(row: Row) -> str:
-    sign = {"start": "start", "drop": "\N{MINUS SIGN}"}.get(row.kind, "+")
-    if row.kind == "restrict":
-        sign = "only"
-    return f"{row.step}   {sign} {shorten(row.change, WIDEST, placeholder=' ...')}"
+    sign = SIGNS.get(row.kind, "+")
+    return f"{row.step}:  {sign} {shorten(row.change, WIDEST, placeholder=' ...')}"

@@ -6,7 +6,7 @@ takes away or what `~` leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rewrite.ir.dag import Dag, Part, symbols_of
@@ -146,6 +146,15 @@ def other_ports(name: Name, dag: Dag) -> list[Name]:
         return []
     owner = owners[0]
     return [renamed(name, port, owner.name) for port in symbols_of(owner) if port != meant[0]]
+
+
+def placed(name: Name, places: Iterable[str], dag: Dag) -> Iterator[Name]:
+    """A name without a position at each of some places."""
+    owners = [node.name for node in dag.nodes if name.text in symbols_of(node)]
+    for place in () if name.at or name.port_at else places:
+        yield replace(name, at=place)
+        if owners and owners[0] != name.text:
+            yield renamed(replace(name, at=place), name.text, owners[0])
 
 
 def alternatives(path_set: PathSet) -> tuple[Pattern, ...]:

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 
 import rewrite as rw
 from rewrite.discover import CANDIDATES
-from rewrite.discover.candidates import drop, extend, generators, important, restrict, swap
+from rewrite.discover.candidates import at, drop, extend, generators, important, restrict, swap
 from rewrite.discover.changes import changes
 from rewrite.errors import DataError, HypothesisError, PathError, UnknownName
 from rewrite.ir.dag import Dag, Join, Part
@@ -110,7 +111,7 @@ def test_every_path_comes_by_one_of_the_writers(seed: int) -> None:
 
 
 def texts(generator: Any, text: str) -> list[str]:
-    hypothesis = rw.Hypothesis(traced("gpt2").parts, {"clean": text})
+    hypothesis = rw.Hypothesis(traced("gpt2", torch.float64).parts, {"clean": text})
     return [str(paths) for _, paths in generator(hypothesis)]
 
 
@@ -144,8 +145,24 @@ def test_ports_of_a_head_that_is_in() -> None:
     assert texts(swap, "a1.h2 -> logits") == [], "it has all ports already"
 
 
+def test_places_are_asked_for_where_there_are_none() -> None:
+    made = texts(at("[-1]", "[0]"), "m0@[2] -> a1.h2.v")
+    assert made == ["m0@[2] -> a1.h2.v@[-1]", "m0@[2] -> a1.h2@[-1].v",
+                    "m0@[2] -> a1.h2.v@[0]", "m0@[2] -> a1.h2@[0].v"]
+    assert all(str(rw.paths(text)) == text for text in made)
+    assert texts(drop, "a1.h2@[-1] -> logits")[1:] == [
+        "(a1.h2@[-1].k | a1.h2@[-1].v) -> logits", "(a1.h2@[-1].q | a1.h2@[-1].v) -> logits",
+        "(a1.h2@[-1].q | a1.h2@[-1].k) -> logits"]
+    assert texts(swap, "a1.h2@[-1].v")[0] == "a1.h2@[-1].q"
+    assert "a1.h3.v[-1]" in texts(drop, "a1.h{2,3}.v[-1]")
+    parts = traced("gpt2", torch.float64).parts
+    hypothesis = rw.Hypothesis(parts, {"clean": "a1.h2.v -> logits"})
+    (last, *_) = changes(hypothesis, {"at": at("[-1]")})
+    assert last.count == last.fewer == 26, "the same paths, at fewer positions"
+
+
 def test_changes_that_change_nothing_are_left_out() -> None:
-    parts = traced("gpt2").parts
+    parts = traced("gpt2", torch.float64).parts
     hypothesis = rw.Hypothesis(parts, {"clean": "m1 -> logits"})
     made = changes(hypothesis, {"extend": extend})
     assert len(made) == len([w for w, r in parts.edges if r == "logits"]) - 1
@@ -169,12 +186,12 @@ def test_candidates_by_name_or_function() -> None:
         generators([])
     with pytest.raises(DataError, match="names or functions of a hypothesis, found 3"):
         generators([3])  # pyright: ignore[reportArgumentType]
-    hypothesis = rw.Hypothesis(traced("gpt2").parts, {"clean": "m1"})
+    hypothesis = rw.Hypothesis(traced("gpt2", torch.float64).parts, {"clean": "m1"})
     with pytest.raises(PathError, match=r"'own' gave 'm0': use rw\.paths"):
         changes(hypothesis, {"own": lambda _: [("text", "m0")]})  # pyright: ignore[reportArgumentType]
 
 
 def test_one_set_of_important_paths() -> None:
-    three = rw.Hypothesis(traced("gpt2").parts, {"clean": "m1", "other": "m0 -> logits"})
+    three = rw.Hypothesis(traced("gpt2", torch.float64).parts, {"clean": "m1", "other": "m0 -> logits"})
     with pytest.raises(HypothesisError, match=r"clean, other, corrupt: keep one of clean, other"):
         important(three)

@@ -10,6 +10,7 @@ import torch
 
 import rewrite as rw
 from rewrite.discover import completeness, minimality, refinements
+from rewrite.discover.candidates import at
 from rewrite.errors import DataError, HypothesisError, PathError, UnknownName
 from rewrite.measure import bootstrap
 from rewrite.measure.stats import ratios
@@ -145,6 +146,15 @@ def test_how_refinements_are_ranked(planted: rw.Components, differ: rw.Pairs) ->
     assert gains == sorted(gains, reverse=True) and per_path == sorted(per_path, reverse=True)
     assert {row.change.what for row in by_gain.helpful} == {
         row.change.what for row in by_path.helpful}
+
+
+def test_positions_are_candidates_too() -> None:
+    hypothesis = about("a1.h2 -> logits")
+    found = refinements(hypothesis, PAIRS, "logit_diff", candidates=[at("[-1]", "[0]")])
+    gains = {row.change.what: row.gain.value for row in found.rows}
+    assert gains["logits@[-1]"] == pytest.approx(0, abs=1e-9), "no other row is read"
+    assert gains["logits@[0]"] == pytest.approx(-found.before.value)
+    assert gains["a1.h2@[-1]"] == gains["logits@[-1]"]
 
 
 def test_bad_input() -> None:
