@@ -14,6 +14,7 @@ from rewrite.measure.attribution import same_reference
 from rewrite.paths import PathSet
 from rewrite.paths.bind import Wiring
 from rewrite.paths.pattern import names_in
+from rewrite.run.compiled import Compile
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Pieces, Say
 
@@ -23,12 +24,14 @@ def evaluate(
     hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, *,
     null: Hypothesis | None = None, batch_size: int = 32, chunk: int = 300,
     budget: int | str | None = None, progress: Progress | None = None, say: Say | None = None,
+    compile: Compile = False,
 ) -> Result: ...
 @overload
 def evaluate(
     hypothesis: Sequence[Hypothesis], pairs: Pairs, metric: Metric | str, *,
     null: Hypothesis | None = None, batch_size: int = 32, chunk: int = 300,
     budget: int | str | None = None, progress: Progress | None = None, say: Say | None = None,
+    compile: Compile = False,
 ) -> list[Result]: ...
 def evaluate(
     hypothesis: Hypothesis | Sequence[Hypothesis],
@@ -41,6 +44,7 @@ def evaluate(
     budget: int | str | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
+    compile: Compile = False,
 ) -> Result | list[Result]:
     """Run hypotheses on pairs of prompts and compare each with the model on the reference run.
 
@@ -49,6 +53,8 @@ def evaluate(
     nothing is important, so that every path reads the default run.  Several hypotheses run
     as one expansion and share their common parts, at most `chunk` at once and as many as fit
     into `budget`: bytes or a text such as "2GB", by default half of the memory that is free.
+
+    `compile=True`, or a mode of `torch.compile`, runs compiled (see `rw.compiled`).
 
     Returns results with AUE, ATE and proportion explained (Goldowsky-Dill et al. 2023,
     section 2), each with a paired bootstrap interval; what had to be made smaller to fit is
@@ -70,7 +76,7 @@ def evaluate(
     check_runs([*base, *hypotheses], pairs)
     if any(other.parts is not first.parts for other in hypotheses):
         expand(hypotheses)  # says what is wrong
-    pieces = Pieces(base, pairs, measure, batch_size, chunk, budget, say)
+    pieces = Pieces(base, pairs, measure, batch_size, chunk, budget, say, compile=compile)
     order = sorted(range(len(hypotheses)), key=lambda i: latest(hypotheses[i]))
     results: dict[int, Result] = {}
     references = same_reference(pairs)

@@ -11,6 +11,7 @@ from rewrite.errors import DataError
 from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.measure import Metric, Pairs
 from rewrite.run.budget import Budget, as_bytes, in_words, predicted
+from rewrite.run.compiled import Compile, check_mode, compiled
 from rewrite.run.execute import GROUP, METRIC, Measured, Progress, device_of, run_over
 
 Say = Callable[[str], None]
@@ -33,8 +34,10 @@ class Pieces:
     budget: Budget = None
     say: Say | None = None
     notes: list[str] = field(default_factory=list)
+    compile: Compile = False
 
     def __post_init__(self) -> None:
+        check_mode(self.compile)
         if self.chunk < 1:
             raise DataError(f"chunk must be at least 1, found {self.chunk}")
         self._group: int = GROUP
@@ -64,9 +67,9 @@ class Pieces:
                 size = self._cut(len(piece), need, most)
                 continue
             try:
-                found = run_over(expansion, self.pairs, self.metric, self._columns,
-                                 self.batch_size, _within(progress, piece, n, count),
-                                 self._group)
+                found = run_over(compiled(expansion, self.compile), self.pairs, self.metric,
+                                 self._columns, self.batch_size,
+                                 _within(progress, piece, n, count), self._group)
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or len(piece) == self.batch_size == 1:
                     raise
@@ -82,7 +85,7 @@ class Pieces:
         largest = max(self.pairs.batches(self.batch_size), key=lambda batch: sum(
             value.numel() for value in batch.inputs[batch.reference].values()))
         runs = {run: largest.inputs[run] for run in expansion.runs}
-        arguments = expansion.arguments(runs)
+        arguments = expansion.arguments(runs, largest.positions)
         return predicted(expansion, arguments)
 
     def _memory(self, expansion: Expansion) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from rewrite.measure.stats import means
 from rewrite.parts import Components
 from rewrite.paths import PathSet
 from rewrite.run.backends import Backend, backend_of
+from rewrite.run.compiled import Compile
 from rewrite.run.evaluate import check_runs
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Say
@@ -117,6 +118,7 @@ def sweep(
     file: str | Path | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
+    compile: Compile = False,
     backend: str | Backend = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -149,6 +151,9 @@ def sweep(
     With `file`, rows are written to it (JSON lines) as they are found, and the same call goes
     on where it stopped; a file of another sweep is a `FileError` that says what differs.
 
+    `compile=True`, or a mode of `torch.compile`, compiles the module of each chunk, which pays
+    only where chunks meet very many examples (see `rw.compiled`).
+
     `backend="ray"` shares the rows, or the examples where rows are few, among `workers`
     processes of Ray (one for each processor if left out): on this machine, or on the cluster
     at `address` ("auto" for the one that this machine is part of).  The numbers are the same.
@@ -171,7 +176,8 @@ def sweep(
         "senders": senders, "receivers": receivers, "each": each, "patch": patch,
         "rows": len(asked), "paths": digest_of("\n".join(str(a.paths) for a in asked))})
     rows = {} if record is None else record.rows
-    task = Task(parts, [a.paths for a in asked], patch, pairs, measure, batch_size, chunk, budget)
+    task = Task(parts, [a.paths for a in asked], patch, pairs, measure, batch_size, chunk, budget,
+                compile)
     notes: dict[str, None] = {}
 
     def note(text: str) -> None:

@@ -13,6 +13,7 @@ from rewrite.measure import Metric, Pairs
 from rewrite.parts import Components
 from rewrite.paths import PathSet
 from rewrite.run.budget import Budget
+from rewrite.run.compiled import Compile
 from rewrite.run.evaluate import reference
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Pieces, Say
@@ -39,6 +40,7 @@ class Task:
     batch_size: int = 32
     chunk: int = 300
     budget: Budget = None
+    compile: Compile = False
 
     def hypothesis(self, number: int) -> Hypothesis:
         """One row: its paths read the run `patch`, all others the reference."""
@@ -48,7 +50,7 @@ class Task:
         """What runs rows within the budget."""
         like = Hypothesis(self.parts, {self.patch: PathSet.none()}, self.pairs.reference)
         return Pieces([reference(like, self.pairs.reference)], self.pairs, self.metric,
-                      self.batch_size, self.chunk, self.budget, say)
+                      self.batch_size, self.chunk, self.budget, say, compile=self.compile)
 
     def run(
         self, numbers: Sequence[int], pieces: Pieces, progress: Progress | None = None
