@@ -135,7 +135,7 @@ class _Builder:
         """All copies of a layer of heads: one call for each group and each set of readings."""
         names = [name for name in join.terms if name in self.layers]
         places = [list(zip(join.terms, copy.reads, strict=True)) for copy in copies]
-        reads = [[self._reads(name, index) for name, index in terms
+        reads = [[readings_of(self.product, name, index) for name, index in terms
                   if name in self.layers] for terms in places]
         groups = grouped(layer, reads)
         for copy, terms in zip(copies, places, strict=True):
@@ -152,11 +152,6 @@ class _Builder:
             else:
                 parts += [term for term in terms if term[0] not in self.layers]
                 self._add(here, labelled(join.name, copy, len(copies)), parts)
-
-    def _reads(self, name: str, index: int) -> Tree:
-        """What a head reads, as a tree if it is mixed of copies."""
-        copies = self.product.copies[name]
-        return combine(lambda i: copies[i].reads, self.product.tree(name, index))
 
     def _group(
         self, place: Place, layer: Component, group: Group, first: str, groups: int
@@ -200,7 +195,7 @@ class _Builder:
     ) -> None:
         """Heads whose keys and values differ by the hop."""
         assert layer.region is not None
-        classes, slots = classes_by_port(self.product, layer, reads)
+        classes, slots = classes_by_port(self.product, layer, [reads])
         body = None if full else self.parts.last_row(layer.short, heads, APART)
         row = body is not None
         body = body or self.parts.body(layer.short, heads, APART)
@@ -208,7 +203,7 @@ class _Builder:
         self.calls += 1
         self.weights += body.weights
         given = {slot: self._row(*read) if row and slot[0] in ("q", "") else self._full(*read)
-                 for slot, read in slots.items()}
+                 for slot, (read,) in slots.items()}
         table = self.rows if row else self.full
         table[place] = self.assembler.part_by_slots(body, given, label, layer.region.output, row)
 
@@ -249,6 +244,12 @@ class _Builder:
         short, _, end = name.rpartition(".")
         component = self.parts.components.get(short)
         return component if end == "out" and component and component.members else None
+
+
+def readings_of(product: Product, name: str, index: int) -> Tree:
+    """What a value of a head reads, as a tree if it is mixed of copies."""
+    copies = product.copies[name]
+    return combine(lambda i: copies[i].reads, product.tree(name, index))
 
 
 def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set[Place]:

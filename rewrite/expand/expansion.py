@@ -15,9 +15,10 @@ from rewrite.errors import HypothesisError, InputError, near
 from rewrite.expand.build import Built, Reading, build
 from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
-from rewrite.expand.positions import groups_of, masks_for
+from rewrite.expand.positions import groups_of, masks_for, source_with
 from rewrite.expand.product import Product, expand_dag
 from rewrite.expand.stack import Unstackable, build_stacked
+from rewrite.ir.graph import InputSpec
 from rewrite.parts import Components
 from rewrite.parts.assemble import context_inputs
 from rewrite.symbolic.cost import Cost, hints_for, measured, where
@@ -122,11 +123,22 @@ class Expansion:
 
     def _work(self, around: Mapping[str, int]) -> Cost:
         """What `module` does, as expressions in the sizes of its inputs."""
+        graph = self.parts.graph
+        return measured(self.module, self.inputs, where,
+                        hints_for(graph.inputs, graph.guards, around))
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What each argument of `module` must look like."""
         graph, shared = self.parts.graph, context_inputs(self.parts)
-        hints = hints_for(graph.inputs, graph.guards, around)
         again = [spec for spec in graph.inputs if spec.name not in shared]
-        inputs = (*graph.inputs, *again * (len(self.runs) - 1))
-        return measured(self.module, inputs, where, hints)
+        masks = [InputSpec(f"at_{place}", self._with_length(length).shape[:2], torch.bool)
+                 for place, length in self.places.items()]
+        return (*graph.inputs, *again * (len(self.runs) - 1), *masks)
+
+    def _with_length(self, length: object) -> InputSpec:
+        source = source_with(self.parts, length)
+        return next(spec for spec in self.parts.graph.inputs if spec.name == source)
 
     def __call__(
         self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Tensor]

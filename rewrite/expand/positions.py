@@ -38,7 +38,7 @@ class Positions:
         """`sides[0]` where the position of the value `name` passes, else `sides[1]`."""
         graph = self.assembler.graph
         length = length_of(self.assembler.parts, name)
-        mask = self._mask(test.place, length, name)
+        mask = self._mask(test.place, length)
         if last:
             mask = graph.call_function(take, (mask, 1, LAST))
         made = graph.create_node("call_function", mix_rows, (mask, *sides),
@@ -46,11 +46,12 @@ class Positions:
         made.meta["component"] = label
         return made
 
-    def _mask(self, place: str, length: object, name: str) -> fx.Node:
+    def _mask(self, place: str, length: object) -> fx.Node:
         if not place.startswith("["):
             return self.assembler.where(place)
         if (place, length) not in self._masks:
-            source = _source_of(self.assembler, length, name)
+            source = self.assembler.inputs[
+                self.assembler.runs[0], source_with(self.assembler.parts, length)]
             self._masks[place, length] = self.assembler.graph.call_function(
                 positions_of, (source, *ends_of(place)))
         return self._masks[place, length]
@@ -119,9 +120,9 @@ def masks_for(
             raise InputError(f"the hypothesis asks for positions @{place}: call it with positions="
                              f"{{{place!r}: ...}}, a mask [batch, positions] or one position for "
                              f"each example; {near(place, given) if given else 'none are given'}")
-        source = next(str(node.target) for node in parts.cut.flow.sources
-                      if shape(node)[1:2] == (length,))
-        masks.append(as_mask(place, given[place], *inputs[source].shape[:2], inputs[source].device))
+        source = source_with(parts, length)
+        batch, size = inputs[source].shape[:2]
+        masks.append(as_mask(place, given[place], batch, size, inputs[source].device))
     return masks
 
 
@@ -153,9 +154,7 @@ def as_mask(
     return mask.scatter(1, found % length, True)
 
 
-def _source_of(assembler: Assembler, length: object, name: str) -> fx.Node:
-    """An input with that many positions."""
-    for source in assembler.parts.cut.flow.sources:
-        if shape(source)[1:2] == (length,):
-            return assembler.inputs[assembler.runs[0], str(source.target)]
-    raise HypothesisError(f"no input has the positions of {name}")
+def source_with(parts: Components, length: object) -> str:
+    """The name of an input that has this many positions."""
+    return next(str(node.target) for node in parts.cut.flow.sources
+                if shape(node)[1:2] == (length,))

@@ -20,17 +20,22 @@ from rewrite.errors import RewriteError
 from rewrite.expand.build import (
     LAST,
     Built,
+    Place,
     Reading,
     grouped,
     keys_apart,
+    readings_of,
     wanted_in_full,
 )
+from rewrite.expand.positions import Positions, groups_of
 from rewrite.expand.product import Copy, Mixed, Product
+from rewrite.expand.windows import APART, classes_by_port, classes_of, windowed
 from rewrite.ir.dag import Constant, Join, Node, Source
 from rewrite.ir.flow import shape
 from rewrite.ir.ops import as_ranges, copies, for_copies, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
+from rewrite.paths.tree import Tree, is_split, leaves
 from rewrite.rules.slicer import Body
 
 aten = torch.ops.aten
@@ -132,8 +137,6 @@ def build_stacked(
 
     `together` leaves the outputs of all roots stacked, in their order.
     """
-    if any(isinstance(copy, Mixed) for made in product.copies.values() for copy in made):
-        raise Unstackable("copies are mixed by positions")
     return _Stacker(parts, product, runs, reading).build(single, together)
 
 
@@ -145,6 +148,7 @@ class _Stacker:
     ) -> None:
         self.parts, self.product, self.reading = parts, product, reading
         self.assembler = _StackAssembler(parts, runs)
+        self.positions = Positions(self.assembler, groups_of(product, parts))
         self.full: dict[str, Stack] = {}
         self.rows: dict[str, Stack] = {}
         self.last: dict[str, Stack] = {}
@@ -158,13 +162,13 @@ class _Stacker:
         for node in self.product.dag.nodes:
             if isinstance(node, Constant) or node.name in self.members:
                 continue  # made where they are added up
-            made = self.product.copies[node.name]
-            if isinstance(node, Join) and (layer := self._layer(node.name)):
-                self._attention(layer, node, made)
-                continue
+            every = self.product.copies[node.name]
+            made = [copy for copy in every if isinstance(copy, Copy)]
             whole = [c for c in made if (node.name, c.index) in self.wanted]
             rest = [c for c in made if (node.name, c.index) not in self.wanted]
-            if isinstance(node, Source):
+            if isinstance(node, Join) and (layer := self._layer(node.name)):
+                self._attention(layer, node, made)
+            elif isinstance(node, Source):
                 self._source(node, made)
             elif isinstance(node, Join):
                 self._join(node, whole, False)
@@ -175,6 +179,7 @@ class _Stacker:
                     whole, rest = made, []
                 self._part(node, whole, False)
                 self._part(node, rest, True, body)
+            self._mix(node.name, [copy for copy in every if isinstance(copy, Mixed)])
         names = self.product.dag.outputs
         roots = self.product.roots
         if together:
@@ -206,10 +211,29 @@ class _Stacker:
                   for slot, name in enumerate(node.reads)]
         self._keep(node.name, made, self._run(node.name, values, len(made), body=body), rows)
 
+    def _mix(self, name: str, mixed: list[Mixed]) -> None:
+        """Values that are one copy at some positions and another elsewhere join the stack."""
+        for rows in (False, True):
+            stacks = self.rows if rows else self.full
+            made: dict[int, fx.Node] = {}
+            for each in mixed:
+                if each.by_hop or ((name, each.index) in self.wanted) == rows:
+                    continue  # those by the hop are taken apart by their readers
+                sides = [made[i] if i in made else self._read(name, [i], rows)
+                         for i in each.reads]
+                made[each.index] = self.positions.mixed(each.test, name, sides, name, rows)
+            if made:
+                nodes, places = list(made.values()), list(made)
+                if known := stacks.get(name):
+                    nodes, places = [known.node, *nodes], [*known.places, *places]
+                joined = nodes[0] if len(nodes) == 1 else self._call(aten.cat.default, nodes)
+                stacks[name] = Stack(joined, {i: at for at, i in enumerate(places)})
+                self.last.pop(name, None)
+
     def _attention(self, layer: Component, join: Join, made: list[Copy]) -> None:
         """Copies whose heads read alike are one call of the layer, the others calls of heads."""
         names = [name for name in join.terms if name in self.members]
-        reads = {c.index: [self.product.copies[name][index].reads
+        reads = {c.index: [readings_of(self.product, name, index)
                            for name, index in zip(join.terms, c.reads, strict=True)
                            if name in self.members] for c in made}
         fused = [c for c in made if len(set(reads[c.index])) == 1]
@@ -217,16 +241,13 @@ class _Stacker:
         pieces: dict[bool, list[tuple[fx.Node, list[Copy]]]] = {False: [], True: []}
         for rows, some in self._by_need(join.name, fused):
             (group,) = grouped(layer, [reads[c.index] for c in some])
-            value = self._heads(layer, None, group.alike, [reads[c.index][0] for c in some], rows)
+            trees = [reads[c.index][0] for c in some]
+            value = self._trees(layer, None, group.alike, trees, rows)
             pieces[rows].append((value, some))
         for rows, some in self._by_need(join.name, apart):
-            terms = []
-            for group in grouped(layer, [reads[c.index] for c in some]):
-                asked = [reads[c.index][group.heads[0]] for c in some]
-                distinct = list(dict.fromkeys(asked))
-                value = self._heads(layer, group.heads, group.alike, distinct, rows)
-                order = [distinct.index(read) for read in asked]
-                terms.append(self._gather(value, len(distinct), order))
+            terms = [self._trees(layer, group.heads, group.alike,
+                                 [reads[c.index][group.heads[0]] for c in some], rows)
+                     for group in grouped(layer, [reads[c.index] for c in some])]
             terms += [self._read(name, [0] * len(some), rows)
                       for name in join.terms if name not in names]
             pieces[rows].append((self.assembler.join(join.name, terms), some))
@@ -235,6 +256,26 @@ class _Stacker:
                 nodes = [node for node, _ in found]
                 joined = nodes[0] if len(nodes) == 1 else self._call(aten.cat.default, nodes)
                 self._keep(join.name, [c for _, some in found for c in some], joined, rows)
+
+    def _trees(
+        self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
+        trees: list[Tree], rows: bool,
+    ) -> fx.Node:
+        """A group of heads for each reading, which may be a mixture of readings."""
+        distinct = list(dict.fromkeys(
+            read for tree in trees for read in (leaves(tree) if is_split(tree) else (tree,))))
+        stack = self._heads(layer, heads, alike, distinct, rows)
+        if not any(map(is_split, trees)):
+            return self._gather(stack, len(distinct), [distinct.index(read) for read in trees])
+
+        def value(tree: Tree) -> fx.Node:
+            if not is_split(tree):
+                return self._gather(stack, len(distinct), [distinct.index(tree)])
+            sides = [value(tree.yes), value(tree.no)]
+            return self.positions.mixed(tree.test, layer.short, sides, layer.short, rows)
+
+        nodes = [value(tree) for tree in trees]
+        return nodes[0] if len(nodes) == 1 else self._call(aten.cat.default, nodes)
 
     def _by_need(self, name: str, made: list[Copy]) -> list[tuple[bool, list[Copy]]]:
         whole = [c for c in made if (name, c.index) in self.wanted]
@@ -248,6 +289,16 @@ class _Stacker:
         """A group of heads on the distinct sets of copies that it reads."""
         assert layer.region is not None
         first = self.product.dag[layer.member_names[heads[0] if heads else 0]]
+        places = [list(zip(first.reads, read, strict=True)) for read in reads]
+        hopping = [i for i, each in enumerate(places) if classes_of(self.product, each)]
+        if hopping:
+            made = [self._windowed(layer, heads, [places[i] for i in hopping], rows)]
+            if plain := [i for i in range(len(reads)) if i not in hopping]:
+                made.append(self._heads(layer, heads, alike, [reads[i] for i in plain], rows))
+                joined = self._call(aten.cat.default, made)
+                order = [*hopping, *plain]
+                return self._gather(joined, len(reads), [order.index(i) for i in range(len(reads))])
+            return made[0]
         ports, body = [port for port, _ in layer.region.slots], None
         if rows:
             alike = keys_apart(alike)
@@ -258,6 +309,28 @@ class _Stacker:
                   for slot, name in enumerate(first.reads)]
         made = self._run(layer.short, values, len(reads), heads, alike, body)
         if rows and not narrow:
+            made = self.assembler.graph.call_function(take, (made, 1, LAST))
+        return made
+
+    def _windowed(
+        self, layer: Component, heads: tuple[int, ...] | None, reads: list[list[Place]],
+        rows: bool,
+    ) -> fx.Node:
+        """Heads whose keys and values differ by the hop, on all of these readings together."""
+        assert layer.region is not None
+        classes, slots = classes_by_port(self.product, layer, reads)
+        narrow = self.parts.last_row(layer.short, heads, APART) if rows else None
+        body = windowed(narrow or self.parts.body(layer.short, heads, APART), classes, layer.short)
+        given = {slot: self._read(read[0][0], [index for _, index in read],
+                                  narrow is not None and slot[0] in ("q", ""))
+                 for slot, read in slots.items()}
+        self.calls += 1
+        self.weights += len(reads) * body.weights
+        self.assembler.count = len(reads)
+        made = self.assembler.part_by_slots(
+            body, given, layer.short, layer.region.output, narrow is not None or len(reads) > 1)
+        self.assembler.count = 1
+        if rows and narrow is None:
             made = self.assembler.graph.call_function(take, (made, 1, LAST))
         return made
 

@@ -57,30 +57,35 @@ def classes_of(product: Product, reads: Sequence[Place]) -> tuple[int, ...]:
 
 
 def classes_by_port(
-    product: Product, layer: Component, reads: Sequence[Place]
-) -> tuple[Classes, dict[Slot, Place]]:
-    """The classes of hops of a layer that reads mixtures, and what each slot of its body reads."""
+    product: Product, layer: Component, reads: Sequence[Sequence[Place]]
+) -> tuple[Classes, dict[Slot, list[Place]]]:
+    """The classes of hops of a layer, and what each slot of its body reads.
+
+    `reads` are the readings of one copy of the layer or of several that run together.
+    """
     assert layer.region is not None
-    offsets = classes_of(product, reads)
-    slots: dict[Slot, Place] = {}
+    offsets = classes_of(product, [place for each in reads for place in each])
+    kinds = range(len(offsets) + 1)
+    slots: dict[Slot, list[Place]] = {}
     used: dict[str, tuple[int, ...]] = {}
     for side in ("q", "k", "v", ""):
-        places = [(node, read) for (port, node), read in zip(
-            layer.region.slots, reads, strict=True) if port == side]
-        by_class = [tuple(_at_class(product, read, offsets, c) for _, read in places)
-                    for c in range(len(offsets) + 1)] if side in ("k", "v") else [
-                    tuple(read for _, read in places)]
+        at = [i for i, (port, _) in enumerate(layer.region.slots) if port == side]
+        nodes = [layer.region.slots[i][1] for i in at]
+        by_class = [tuple(tuple(_at_class(product, each[i], offsets, kind) for each in reads)
+                          for i in at) for kind in (kinds if side in ("k", "v") else kinds[:1])]
         distinct = list(dict.fromkeys(by_class))
         used[side] = tuple(map(distinct.index, by_class))
-        for i, readings in enumerate(distinct):
-            port = f"{side}{i}" if side in ("k", "v") else side
-            slots |= {(port, node): read
-                      for (node, _), read in zip(places, readings, strict=True)}
+        for number, readings in enumerate(distinct):
+            port = f"{side}{number}" if side in ("k", "v") else side
+            slots |= {(port, node): list(read)
+                      for node, read in zip(nodes, readings, strict=True)}
     return Classes(offsets, used["k"], used["v"]), slots
 
 
 def _at_class(product: Product, place: Place, offsets: Sequence[int], kind: int) -> Place:
     """What a mixture is for hops of one class."""
+    if not offsets:
+        return place
     hop = offsets[kind] if kind < len(offsets) else offsets[-1] - 1
     name, index = place
     while isinstance(copy := _copy(product, name, index), Mixed) and copy.by_hop:

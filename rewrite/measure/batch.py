@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int64
@@ -15,24 +15,27 @@ class Batch:
 
     `inputs[run][name]` is `[batch, ...]`, `index` says where in the data set each example
     stands, `labels[name]` is `[batch]` (or `[batch, seq]`, say for a mask of tokens).
+    `positions[name]` says where a named position is: `[batch]`, `[batch, n]`, or a mask.
     """
 
     inputs: dict[str, dict[str, Tensor]]
     index: Int64[Tensor, " batch"]
     labels: dict[str, Tensor]
     reference: str
+    positions: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with inputs and labels on `device` (`index` stays where it is)."""
+        """The same batch with all but `index` on `device`."""
         inputs = {
             run: {name: value.to(device) for name, value in values.items()}
             for run, values in self.inputs.items()
         }
         labels = {name: value.to(device) for name, value in self.labels.items()}
-        return Batch(inputs, self.index, labels, self.reference)
+        places = {name: value.to(device) for name, value in self.positions.items()}
+        return replace(self, inputs=inputs, labels=labels, positions=places)
 
     @property
     def tokens(self) -> Tensor | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rewrite.errors import DataError, near
@@ -50,6 +52,25 @@ def check_same(
             f"of run {reference!r} {_kind(wanted)}; activations of one run are used in the "
             "other, so shapes and dtypes must agree"
         )
+
+
+def as_positions(given: Mapping[str, Any] | None) -> dict[str, list[Tensor]]:
+    """Where named positions are in each example: an integer, several, or a mask.
+
+    >>> as_positions({"END": [3, 5]})
+    {'END': [tensor(3), tensor(5)]}
+    """
+    found: dict[str, list[Tensor]] = {}
+    for name, values in (given or {}).items():
+        if not name.isidentifier():
+            raise DataError(f"a position is named like a Python variable, as in @END; "
+                            f"found {name!r}")
+        found[name] = [torch.as_tensor(value) for value in values]
+        for i, value in enumerate(found[name]):
+            if value.is_floating_point() or value.ndim > 1:
+                raise DataError(f"example {i}: @{name} is a position, a list of positions or a "
+                                f"mask of tokens, found {_kind(value)}")
+    return found
 
 
 def positions(where: object, n: int) -> list[int]:

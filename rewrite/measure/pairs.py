@@ -13,7 +13,8 @@ from torch import Tensor
 from rewrite.errors import DataError, FileError
 
 from .batch import Batch
-from .check import check_runs, check_same, positions
+from .check import as_positions, check_runs, check_same
+from .check import positions as chosen
 from .text import Tokenizer, answer_token, check_lengths, token_ids
 
 
@@ -24,7 +25,9 @@ class Pairs:
     `runs[run][i]` holds the inputs of example `i` without a batch axis.  Examples may differ
     in length; the runs of one example may not, since a path carries the activations of one
     run to the positions of another.  `labels[name][i]` says what is right (or wrong) for
-    example `i`.  `reference` is the run whose output a hypothesis should reproduce.
+    example `i`.  `positions[name][i]` says where the position `@name` of a path is: an integer,
+    several, or a mask of its tokens.  `reference` is the run whose output a hypothesis should
+    reproduce.
 
     >>> ids = {"clean": {"input_ids": torch.tensor([[1, 2]])},
     ...        "corrupt": {"input_ids": torch.tensor([[1, 3]])}}
@@ -40,10 +43,11 @@ class Pairs:
     reference: str = "clean"
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    positions: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_runs(self.runs, self.reference)
-        columns = (self.labels, self.texts, self.answers)
+        columns = (self.labels, self.texts, self.answers, self.positions)
         for name, values in chain.from_iterable(column.items() for column in columns):
             if len(values) != len(self):
                 raise DataError(
@@ -61,6 +65,7 @@ class Pairs:
         answers: Mapping[str, Sequence[str]] | None = None,
         reference: str = "clean",
         *,
+        positions: Mapping[str, Sequence[Any]] | None = None,
         add_special_tokens: bool | None = None,
     ) -> Pairs:
         """Tokenise one list of texts per run; `answers` become labels of one token each.
@@ -97,6 +102,7 @@ class Pairs:
             reference,
             {run: tuple(lines) for run, lines in texts.items()},
             {name: tuple(words) for name, words in answers.items()},
+            as_positions(positions),
         )
 
     @classmethod
@@ -105,6 +111,7 @@ class Pairs:
         runs: Mapping[str, Mapping[str, Tensor]],
         labels: Mapping[str, Tensor] | None = None,
         reference: str = "clean",
+        positions: Mapping[str, Any] | None = None,
     ) -> Pairs:
         """From `runs[run][input]` and `labels[name]`, tensors whose first axis is the example.
 
@@ -122,7 +129,7 @@ class Pairs:
             rows = zip(*(value.unbind(0) for value in inputs.values()), strict=True)
             split[run] = [dict(zip(inputs, row, strict=True)) for row in rows]
         kept = {name: torch.as_tensor(value).unbind(0) for name, value in (labels or {}).items()}
-        return cls(split, kept, reference)
+        return cls(split, kept, reference, positions=as_positions(positions))
 
     def __len__(self) -> int:
         return len(self.runs[self.reference])
@@ -151,7 +158,7 @@ class Pairs:
 
         Raises DataError if nothing is left or a position does not exist.
         """
-        keep = positions(where, len(self))
+        keep = chosen(where, len(self))
 
         def pick(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
             return {name: [values[i] for i in keep] for name, values in columns.items()}
@@ -162,6 +169,7 @@ class Pairs:
             self.reference,
             pick(self.texts),
             pick(self.answers),
+            pick(self.positions),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,6 +189,7 @@ class Pairs:
                     "answers": {name: values[i] for name, values in self.answers.items()},
                     "labels": {name: values[i].tolist() for name, values in self.labels.items()},
                     "inputs": inputs,
+                    "positions": {name: v[i].tolist() for name, v in self.positions.items()},
                 }
             )
         return {
@@ -220,7 +229,8 @@ class Pairs:
         }
         texts = {run: column("texts", run) for run in records[0]["texts"]}
         answers = {name: column("answers", name) for name in records[0]["answers"]}
-        return cls(runs, labels, data["reference"], texts, answers)
+        places = {name: column("positions", name) for name in records[0].get("positions", {})}
+        return cls(runs, labels, data["reference"], texts, answers, as_positions(places))
 
     def __repr__(self) -> str:
         count = f"{len(self)} example{'s' if len(self) > 1 else ''}"
@@ -230,7 +240,8 @@ class Pairs:
     def _shapes(self, i: int) -> tuple[object, ...]:
         inputs = self.runs[self.reference][i]
         labels = tuple(values[i].shape for values in self.labels.values())
-        return tuple((name, value.shape) for name, value in inputs.items()), labels
+        places = tuple(values[i].shape for values in self.positions.values())
+        return tuple((name, value.shape) for name, value in inputs.items()), labels, places
 
     def _batch(self, index: list[int]) -> Batch:
         inputs = {
@@ -242,7 +253,9 @@ class Pairs:
         labels = {
             name: torch.stack([values[i] for i in index]) for name, values in self.labels.items()
         }
-        return Batch(inputs, torch.tensor(index), labels, self.reference)
+        places = {name: torch.stack([values[i] for i in index])
+                  for name, values in self.positions.items()}
+        return Batch(inputs, torch.tensor(index), labels, self.reference, places)
 
 
 def _dtype_name(value: Tensor) -> str:

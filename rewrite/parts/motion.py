@@ -24,7 +24,7 @@ class PartsMotion(Motion):
     parts: Components
 
     def keeps_positions(self, part: str) -> bool:
-        """Heads read other positions by their keys and values alone; of other parts it is proved."""
+        """Heads read others by their keys and values alone; of all other parts it is proved."""
         found = None if part in self.parts.components else member_of(part)
         component = self.parts.components.get(found[0] if found else part)
         if component is None:

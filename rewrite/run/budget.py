@@ -11,8 +11,6 @@ from torch import Tensor
 
 from rewrite.errors import DataError
 from rewrite.expand import Expansion
-from rewrite.ir.graph import InputSpec
-from rewrite.parts.assemble import context_inputs
 from rewrite.symbolic.cost import measured, where
 
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -66,13 +64,9 @@ def predicted(expansion: Expansion, arguments: list[Tensor]) -> int:
     The module is run on tensors that have sizes and no values (`rewrite.symbolic.cost`), so
     nothing is allocated; layers of the same form are run once.
     """
-    graph, shared = expansion.parts.graph, context_inputs(expansion.parts)
-    specs: list[InputSpec] = list(graph.inputs)
-    for _ in expansion.runs[1:]:
-        specs += [spec for spec in graph.inputs if spec.name not in shared]
     module = expansion.module if expansion.not_stacked else expansion.together
     given = [replace(spec, shape=tuple(value.shape))
-             for spec, value in zip(specs, arguments, strict=True)]
+             for spec, value in zip(expansion.inputs, arguments, strict=True)]
     return int(measured(module, given, where, {}).peak)
 
 

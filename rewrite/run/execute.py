@@ -63,7 +63,8 @@ def _groups(
 ) -> Iterator[Group]:
     """Results of as many hypotheses at once as the metric can take."""
     build, total, size = expansion.parts.graph.outputs, len(expansion.hypotheses), len(batch)
-    arguments = expansion.arguments({run: batch.inputs[run] for run in expansion.runs})
+    runs = {run: batch.inputs[run] for run in expansion.runs}
+    arguments = expansion.arguments(runs, batch.positions)
     given = batch if columns is None else metric.narrowed(batch, columns)
     if expansion.not_stacked:
         values = expansion.module(*arguments)
@@ -97,7 +98,7 @@ def repeated(batch: Batch, count: int) -> Batch:
 
     inputs = {run: again(values) for run, values in batch.inputs.items()}
     return replace(batch, inputs=inputs, index=batch.index.repeat(count),
-                   labels=again(batch.labels))
+                   labels=again(batch.labels), positions=again(batch.positions))
 
 
 def device_of(expansion: Expansion) -> torch.device:
