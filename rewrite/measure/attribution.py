@@ -142,5 +142,7 @@ def _short(text: str) -> str:
     'one line↵more'
     """
     text = text.replace("\n", "↵")
+    if len(text) <= _LABEL:
+        return text
     half = _LABEL // 2
-    return text if len(text) <= _LABEL else f"{text[:half - 1]} … {text[-half + 2:]}"
+    return f"{text[:half].rsplit(' ', 1)[0]} … {text[-half:].split(' ', 1)[-1]}"
