@@ -31,7 +31,7 @@ def nothing() -> rw.Hypothesis:
 
 @pytest.fixture(scope="module")
 def log() -> Refined:
-    return refine(nothing(), PAIRS, "logit_diff", steps=3, goal=1.0, **OPTIONS)
+    return refine(nothing(), PAIRS, "logit_diff", steps=2, goal=1.0, **OPTIONS)
 
 
 def test_the_planted_path_is_found(planted: rw.Components, differ: rw.Pairs) -> None:
@@ -91,7 +91,7 @@ def test_a_session_goes_on_from_its_file(log: Refined, tmp_path: Path) -> None:
     one = refine(nothing(), PAIRS, "logit_diff", steps=1, **call)
     assert one.stopped == "all steps are used" and one.rows[-1].step == 1
     told: list[int] = []
-    again = refine(nothing(), PAIRS, "logit_diff", steps=3, progress=lambda a, b: told.append(b),
+    again = refine(nothing(), PAIRS, "logit_diff", steps=2, progress=lambda a, b: told.append(b),
                    **call)
     assert again.rows == log.rows and told
     data = json.loads(file.read_text())
