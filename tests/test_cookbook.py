@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import rewrite as rw
-from rewrite.trace import load, packaged
+from rewrite.trace import load
+from tests.pretrained import pretrained
 
 ROOT = Path(__file__).parents[1]
 Change = Callable[[Tensor], Tensor]
@@ -31,13 +32,11 @@ def _cookbook() -> Any:
 
 
 cookbook = _cookbook()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _installed(request: pytest.FixtureRequest) -> None:
-    if any("slow" in item.keywords for item in request.session.items):
-        for name in ("smollm2-135m", "minilm-l6"):
-            assert packaged.installed(name), f"make setup installs the package of {name}"
+cookbook.model = lambda: pretrained("smollm2-135m").model  # traced once for all tests
+cookbook.graph = lambda: pretrained("smollm2-135m").graph
+cookbook.heads = cache(lambda: pretrained("smollm2-135m").parts.as_graph())
+cookbook.bert = cache(lambda: pretrained("minilm-l6").parts.as_graph())
+pytestmark = pytest.mark.xdist_group("pretrained")
 
 
 @cache

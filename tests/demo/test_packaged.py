@@ -13,6 +13,7 @@ import rewrite as rw
 from rewrite.demo import ioi_pairs
 from rewrite.errors import FileError, MissingPackage
 from rewrite.trace import packaged
+from tests.pretrained import pretrained
 
 
 @pytest.fixture
@@ -75,16 +76,11 @@ def test_two_processes_may_convert_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "second").exists()
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> rw.Graph:
-    assert packaged.installed("smollm2-135m"), "make setup installs the package of the model"
-    return rw.trace("smollm2-135m")
-
-
-def test_the_pretrained_model(smollm2: rw.Graph) -> None:
+@pytest.mark.xdist_group("pretrained")
+def test_the_pretrained_model() -> None:
     """Certificate, heads, groups, parity with every head apart, the task, and 10^20 paths."""
+    smollm2, parts = pretrained("smollm2-135m").graph, pretrained("smollm2-135m").parts
     assert smollm2.certificate is not None and smollm2.certificate.difference == 0
-    parts = smollm2.components()
     assert len(parts.heads) == 270 and parts.notes == ()
     assert "a5.kv1.k" in parts.dag.spellings["a5.h3.k"]
     tokenizer = AutoTokenizer.from_pretrained(packaged.folder("smollm2-135m"))
@@ -100,7 +96,7 @@ def test_the_pretrained_model(smollm2: rw.Graph) -> None:
     assert sum(rw.expand(hypothesis).copies.values()) < 3 * len(parts.names)
 
 
-def test_the_prompts_of_the_demo(smollm2: rw.Graph) -> None:
+def test_the_prompts_of_the_demo() -> None:
     pairs = ioi_pairs(AutoTokenizer.from_pretrained(packaged.folder("smollm2-135m")))
     assert len(pairs) == 128
     for clean, corrupt in zip(pairs.runs["clean"], pairs.runs["corrupt"], strict=True):

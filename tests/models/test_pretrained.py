@@ -6,20 +6,20 @@ import pytest
 import torch
 
 import rewrite as rw
-from rewrite.trace import load
 from tests.models.examine import distance
 from tests.models.patching import Hand
+from tests.pretrained import pretrained
 
 HEADS = {"smollm2-135m": 30 * 9, "minilm-l6": 6 * 12}
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("pretrained")
 @pytest.mark.parametrize("name", HEADS)
 def test_a_pretrained_model(name: str) -> None:
-    model = load(name)
-    graph = rw.trace(model)
+    found = pretrained(name)
+    model, graph, parts = found.model, found.graph, found.parts
     assert graph.certificate is not None and graph.certificate.difference == 0
-    parts = graph.components()
     assert len(parts.heads) == HEADS[name] == (
         model.config.num_hidden_layers * model.config.num_attention_heads)
     assert parts.notes == ()
