@@ -68,10 +68,12 @@ def main() -> None:
     table = Table(f"torch.compile, mode {options.mode}", COLUMNS,
                   note=f"{options.layers} layers, batch {options.batch}, length {options.length}, "
                        f"{options.threads} threads; medians of {options.repetitions} runs each.")
+    console = Console(width=150)
     with torch.no_grad():
         for name, make_one in expansions.items():
             table.add(name, *row(make_one(), ours, options.mode, options.repetitions))
-    table.show(Console(width=150))
+            console.print(*table.rows[-1], sep="  ")  # the next one may take minutes
+    table.show(console)
 
 
 if __name__ == "__main__":
