@@ -42,7 +42,8 @@ def refine(
     A step lets in the candidate that ranks first `by` gain per path among those that gain
     more than `tolerance`, then goes on to leave out what can be: pieces, as in `minimality`,
     then what candidates leave out, each time the change by which most paths go, as long as all
-    of the step together lose at most `tolerance`.  The start is trimmed likewise.
+    of the step together lose at most `tolerance`, and at most half of what the step gained.
+    The start is trimmed likewise.
     It stops after `steps`, at `goal` (a proportion explained), or when nothing helps.
 
     Choosing the best of many candidates flatters them on the pairs they were chosen on.  So a
@@ -124,14 +125,15 @@ class _Session:
         """The change that leaves out most paths, of those that lose hardly anything.
 
         Pieces come first, since there are few.  Losses count from what this step has let in,
-        so that many small ones do not add up.
+        so that many small ones do not add up, and at least half of its gain stays.
         """
         here = self._about(self.rows[-1].important)
         peak = next(row for row in self.rows if row.step == self.rows[-1].step)
+        most = min(self.tolerance, peak.gain / 2) if peak.step else self.tolerance
         for kinds in ({"drop": drop}, self.generators):
             found = [change for change in changes(here, kinds) if not change.more]
             able = [row for row in self._measured(found, peak.important)
-                    if row.harmless(self.tolerance)]
+                    if row.harmless(most)]
             if able:
                 best = max(able, key=lambda row: (row.change.fewer, row.gain.value))
                 return best, len(found)
