@@ -18,7 +18,7 @@ from rewrite.errors import SpecError
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import STAGES, TABLE, check, violations
 from rewrite.ir.surgery import copy_module
-from tests.models.table import TABLE as MODELS
+from tests.models.traced import traced as family_traced
 from tests.zoo import traced
 
 aten = torch.ops.aten
@@ -214,11 +214,10 @@ def test_every_clause_has_a_mutation() -> None:
     assert all(set(row.stages) <= set(STAGES) for row in TABLE)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.xdist_group(f"traced {name}")) for name in TINY])
 def test_tiny_models_are_legal_at_every_stage(name: str) -> None:
-    family = MODELS[name]
-    graph = rw.trace(family.build(), inputs=dict(family.inputs) or None)
-    parts = graph.components()
+    graph, parts = family_traced(name).graph, family_traced(name).parts
     check(graph, "traced", deep=True)
     check(parts.graph, "spelled", deep=True)
     check(parts.as_graph(), "components", deep=True)

@@ -21,6 +21,7 @@ from rewrite.ir.text_read import from_text
 from rewrite.trace.examples import default_inputs
 from tests.ir.test_spec import GRAPHS, random_graph
 from tests.models.table import TABLE
+from tests.models.traced import traced as family_traced
 from tests.zoo import tiny, tokens, traced
 
 aten = torch.ops.aten
@@ -100,13 +101,13 @@ def test_random_graphs_read_back(seed: int) -> None:
     assert torch.equal(again(x=x), graph(x=x))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.xdist_group(f"traced {name}")) for name in TINY])
 def test_tiny_models_read_back(name: str) -> None:
     family = TABLE[name]
-    model = family.build()
+    known = family_traced(name)
+    model, graph, parts = known.model, known.graph, known.parts
     inputs = dict(family.inputs) or default_inputs(model)
-    graph = rw.trace(model, inputs=inputs)
-    parts = graph.components()
     given = {spec.name: inputs[spec.name] for spec in graph.inputs}
     for stage, first in {"traced": graph, "components": parts.as_graph()}.items():
         again = from_text(to_text(first), first)

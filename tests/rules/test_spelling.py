@@ -268,7 +268,7 @@ def equation(random: Random) -> str:
 def test_any_equation() -> None:
     """With fixed and varying sizes; what is rewritten is right at other sizes too."""
     rewritten, random = 0, Random(0)
-    for _ in range(80):
+    for _ in range(40):
         text = equation(random)
         varying = {c for c in "abcdefg" if random.random() < random.choice([0, 0, 0.4])}
         sizes = dict(zip("abcdefg", (2, 3, 5, 7, 11, 13, 4), strict=True))
@@ -281,7 +281,7 @@ def test_any_equation() -> None:
             found, wanted = after.module(x, y)[0], torch.einsum(text, x, y)
             assert found.shape == wanted.shape
             assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12), text
-    assert 25 < rewritten < 75
+    assert 12 < rewritten < 38
 
 
 def _einsum(text: str, varying: set[str], sizes: dict[str, int]) -> Graph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import rewrite as rw
 from rewrite.errors import InputError, TraceError
 from rewrite.trace import load
 from tests.models.table import TABLE
+from tests.models.traced import traced as family_traced
 from tests.zoo import error, logits, tiny, tokens, traced
 
 
@@ -25,6 +27,15 @@ def config(family: str, **changes: Any) -> Any:
     found = TABLE[family].configuration(**changes)
     found.architectures = [TABLE[family].model]
     return found
+
+
+pytestmark = pytest.mark.xdist_group("weightless")
+
+
+@cache
+def empty_graph(family: str) -> rw.Graph:
+    """A family traced without weights, once."""
+    return rw.trace(config(family))
 
 
 # They cover rotary buffers, fused projections, experts, an encoder-decoder, constants in the
@@ -36,7 +47,7 @@ FAMILIES = ["llama", "gpt2", "mixtral", "t5", "gpt_neo", "deberta", "swin", "bei
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_make_it_the_model(family: str) -> None:
-    empty = rw.trace(config(family))
+    empty = empty_graph(family)
     assert empty.weightless and all(p.is_meta for p in empty.module.parameters())
     assert empty.certificate is not None
     assert empty.certificate.difference is None and empty.certificate.scale is None
@@ -55,14 +66,14 @@ def test_weights_make_it_the_model(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_the_graph_is_that_of_the_loaded_model(family: str) -> None:
     """Not one op differs, so that what is planned without weights is what runs with them."""
-    empty, full = rw.trace(config(family)), rw.trace(TABLE[family].build())
+    empty, full = empty_graph(family), family_traced(family).graph
     assert empty.code == full.code
     assert empty.inputs == full.inputs and empty.outputs.names == full.outputs.names
 
 
 def test_everything_but_calls(tmp_path: Path) -> None:
-    graph = rw.trace(config("llama"))
-    parts, full = graph.components(), rw.trace(TABLE["llama"].build()).components()
+    graph = empty_graph("llama")
+    parts, full = graph.components(), family_traced("llama").graph.components()
     assert parts.names == full.names and parts.edges == full.edges and parts.notes == full.notes
     hypothesis = {"clean": "a0.h1 -> ... -> a1.h2.q"}
     exp, wanted = (rw.expand(rw.Hypothesis(p, hypothesis)) for p in (parts, full))
@@ -75,7 +86,7 @@ def test_everything_but_calls(tmp_path: Path) -> None:
 
 
 def test_calls_are_refused() -> None:
-    graph, ids = rw.trace(config("gpt2")), tokens(2, 5)
+    graph, ids = empty_graph("gpt2"), tokens(2, 5)
     parts = graph.components()
     exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h1"}))
     run = {"input_ids": ids}
@@ -87,7 +98,7 @@ def test_calls_are_refused() -> None:
 
 def test_what_is_planned_runs_with_weights() -> None:
     model, ids, others = TABLE["llama"].build(), tokens(3, 9, 1), tokens(3, 9, 2)
-    parts = rw.trace(config("llama")).with_weights(model).components()
+    parts = empty_graph("llama").with_weights(model).components()
     wanted = rw.trace(model).components()
     runs = {"clean": {"input_ids": ids}, "corrupt": {"input_ids": others}}
     with torch.no_grad():
@@ -185,7 +196,7 @@ def test_the_type_of_a_configuration() -> None:
 
 def test_weights_by_name() -> None:
     model = TABLE["llama"].build()
-    graph = rw.trace(config("llama"))
+    graph = empty_graph("llama")
     with pytest.raises(TraceError, match=r"inv_freq is missing\npass the model itself: buffers"):
         graph.with_weights(model.state_dict())
     named = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -204,7 +215,7 @@ def test_weights_by_name() -> None:
 
 
 def test_weights_that_are_none() -> None:
-    graph = rw.trace(config("gpt2"))
+    graph = empty_graph("gpt2")
     with pytest.raises(TraceError, match=r"found int: graph\.with_weights"):
         graph.with_weights(3)  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="GPT2LMHeadModel has no weights either"):
@@ -223,7 +234,7 @@ def test_weights_of_a_model_that_computes_something_else() -> None:
     """Same names and shapes, another activation: the comparison with the model finds it."""
     other = TABLE["llama"].build(hidden_act="relu")
     with pytest.raises(TraceError, match=r"differs from LlamaForCausalLM by(.|\n)*rw\.trace"):
-        rw.trace(config("llama")).with_weights(other)
+        empty_graph("llama").with_weights(other)
 
 
 def test_other_weights_for_a_graph_that_has_some() -> None:
