@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rewrite.expand.folding import Equation, fold
-from rewrite.expand.product import Copy, Product
+from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Source
 from rewrite.parts import Components
 
@@ -48,14 +48,15 @@ def formula(of: Product | Dag | Components, latex: bool = False) -> str:
     return to_latex(lines) if latex else "\n".join(str(line) for line in lines)
 
 
-def _mixes(node: Node, copy: Copy) -> bool:
+def _mixes(node: Node, copy: Copy | Mixed) -> bool:
     return len(copy.runs) > 1
 
 
-def _whole(dag: Dag) -> tuple[Product, Callable[[Node, Copy], bool]]:
+def _whole(dag: Dag) -> tuple[Product, Callable[[Node, Copy | Mixed], bool]]:
     """A graph as the product in which nothing is copied and everything is spelt out."""
-    copies = {node.name: [Copy(node.name, 0, (0,) * len(node.reads), frozenset())]
-              for node in dag.nodes}
+    copies: dict[str, list[Copy | Mixed]] = {
+        node.name: [Copy(node.name, 0, (0,) * len(node.reads), frozenset())]
+        for node in dag.nodes}
     product = Product(dag, copies, ((0,) * len(dag.outputs),), 1)
     return product, lambda node, copy: not isinstance(node, (Source, Constant))
 
@@ -71,7 +72,7 @@ class _Term:
 class _Writer:
     """Writes an equation for every copy that is spelt out and not written where it is read."""
 
-    def __init__(self, product: Product, spelt: Callable[[Node, Copy], bool]) -> None:
+    def __init__(self, product: Product, spelt: Callable[[Node, Copy | Mixed], bool]) -> None:
         self.product, self.dag = product, product.dag
         self.spelt = {(node.name, copy.index) for node in self.dag.nodes
                       for copy in product.copies[node.name] if spelt(node, copy)}
@@ -79,8 +80,7 @@ class _Writer:
                       for place in zip(self.dag.outputs, root, strict=True)}
         self.readers: dict[Place, list[Place]] = {}
         for name, index in self.spelt:
-            copy = product.copies[name][index]
-            for place in dict.fromkeys(zip(self.dag[name].reads, copy.reads, strict=True)):
+            for place in dict.fromkeys(product.reads(name, index)):
                 self.readers.setdefault(place, []).append((name, index))
         self.lines = {place for place in self.spelt if self._has_line(place)}
 
@@ -102,11 +102,15 @@ class _Writer:
         A part stands as it is in a sum, and so does a layer that reads one thing or is read once.
         """
         node, readers = self.dag[place[0]], self.readers.get(place, [])
+        if isinstance(self._copy(place), Mixed):
+            return True
         if isinstance(node, Part):
-            return place in self.roots or any(isinstance(self.dag[n], Part) for n, _ in readers)
+            named = any(isinstance(self.dag[name], Part) or isinstance(
+                self._copy((name, index)), Mixed) for name, index in readers)
+            return named or place in self.roots
         if self._layer(node) is None:
             return True
-        members = [term for term in zip(node.reads, self._copy(place).reads, strict=True)
+        members = [term for term in self.product.reads(*place)
                    if not isinstance(self.dag[term[0]], Constant)]
         read = {(self._copy(m).reads if m in self.spelt else ()) for m in members}
         return len(readers) > 1 and len(read) > 1
@@ -130,19 +134,23 @@ class _Writer:
         return name if len(mixed) == 1 else f"{name}#{mixed.index(index)}"
 
     def _value(self, place: Place) -> str:
-        node = self.dag[place[0]]
+        node, copy = self.dag[place[0]], self._copy(place)
+        if isinstance(copy, Mixed):
+            test = copy.test
+            where = f"hop >= {test.offset}" if copy.by_hop else f"@{test.place}"
+            yes, no = (self._name((place[0], index)) for index in copy.reads)
+            return f"{yes} if {where} else {no}"
         if isinstance(node, Part):
             return node.name + self._arguments(place)
         return " + ".join(term.name + term.rest for term in self._summands(place))
 
     def _arguments(self, place: Place) -> str:
         """What a part reads: once if all ports read the same, else port by port."""
-        node, copy = self.dag[place[0]], self._copy(place)
+        node = self.dag[place[0]]
         assert isinstance(node, Part)
         read: dict[str, list[str]] = {}
-        for port, index in zip(node.ports, copy.reads, strict=True):
+        for port, value in zip(node.ports, self.product.reads(*place), strict=True):
             symbol = port.symbol.rpartition(".")[2]
-            value = (port.reads, index)
             inline = value in self.spelt and value not in self.lines
             read.setdefault(symbol, []).append(
                 self._value(value) if inline else self._name(value))
@@ -153,7 +161,7 @@ class _Writer:
             return f"({next(iter(alike))})"
         return "({})".format("; ".join(f"{','.join(s)}: {text}" for text, s in alike.items()))
 
-    def _copy(self, place: Place) -> Copy:
+    def _copy(self, place: Place) -> Copy | Mixed:
         return self.product.copies[place[0]][place[1]]
 
     def _summands(self, place: Place) -> list[_Term]:
@@ -166,7 +174,7 @@ class _Writer:
         node = self.dag[place[0]]
         streams: list[_Term] = []
         others: list[_Term] = []
-        for read in zip(node.reads, self._copy(place).reads, strict=True):
+        for read in self.product.reads(*place):
             inner = self.dag[read[0]]
             if read not in self.spelt or read in self.lines:
                 stream = not isinstance(inner, Constant) and not self._layer(node)

@@ -183,14 +183,15 @@ class Pairs:
                 run: {name: value.tolist() for name, value in examples[i].items()}
                 for run, examples in self.runs.items()
             }
+            places = {name: values[i].tolist() for name, values in self.positions.items()}
             records.append(
                 {
                     "texts": {run: values[i] for run, values in self.texts.items()},
                     "answers": {name: values[i] for name, values in self.answers.items()},
                     "labels": {name: values[i].tolist() for name, values in self.labels.items()},
                     "inputs": inputs,
-                    "positions": {name: v[i].tolist() for name, v in self.positions.items()},
                 }
+                | ({"positions": places} if places else {})
             )
         return {
             "kind": "pairs",
