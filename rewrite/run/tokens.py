@@ -63,7 +63,8 @@ def _losses(
     for batch in pairs.batches(batch_size):
         moved = batch.to(device_of(expansion))
         with torch.no_grad():
-            outputs = expansion.run(**{run: moved.inputs[run] for run in expansion.runs})
+            runs = {run: moved.inputs[run] for run in expansion.runs}
+            outputs = expansion.run(moved.positions, **runs)
             found = torch.stack([metric.token_scores(output, moved) for output in outputs], 1)
         assert batch.tokens is not None  # or there would be no loss
         for i, tokens, values in zip(batch.index.tolist(), batch.tokens.tolist(),

@@ -219,3 +219,14 @@ def test_what_cannot_be_shown_is_refused(
     with pytest.raises(FileError, match="cannot be written"):
         lines.draw(tmp_path / "file" / "x.html")
     assert VOCAB < 256  # every id of the model is a byte
+
+
+def test_named_positions_are_those_of_the_pairs(bytewise: PreTrainedTokenizerFast) -> None:
+    """What reads the other run at one position changes nothing before it."""
+    zoo, last = traced("gpt2"), torch.tensor([3, 3])
+    pairs = Pairs.from_tensors(
+        {run: {"input_ids": tokens(2, 6, seed)} for seed, run in enumerate(("clean", "corrupt"))},
+        positions={"S": last})
+    paths = rw.Hypothesis(zoo.parts, {"clean": "~a0.h1@S"})
+    effect = token_effects(paths, pairs, bytewise).passages[0].effect
+    assert np.allclose(effect[1:4], 0, atol=1e-5) and effect[4:].max() > 1e-3
