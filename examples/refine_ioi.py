@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 import rewrite as rw
 from rewrite.demo import ioi_pairs
 from rewrite.demo.study import keep_right, sample
-from rewrite.discover import completeness, refine
+from rewrite.discover import completeness, minimality, refine
 from rewrite.trace.packaged import folder
 
 
@@ -29,6 +29,7 @@ def main(out: Path, steps: int) -> None:
     log = refine(nothing, pairs, rw.logit_diff(), steps=steps, tolerance=0.02,
                  file=out / "log.json")
     print(log)
+    print(minimality(log.hypothesis, pairs, rw.logit_diff(), tolerance=0.02))
     print(completeness(log.hypothesis, pairs, rw.logit_diff()))
     (out / "log.md").write_text(log.markdown(), encoding="utf-8")
     log.draw(out / "log.png")
