@@ -55,8 +55,8 @@ after the receiver is recomputed. The metric is the difference of two logits at 
   the query.
 * hook loop, resumed: the same from the layer of the receiver on, and two rows of the unembedding.
 {peers}
-* EAP-IG has no release on PyPI (`eap` there is a package about asset prices), so it is not among
-  the peers.
+* EAP-IG was not found on PyPI as `eap-ig`, and `eap` there is a package about asset prices: it is
+  not among the peers.
 
 """
 Measure = Callable[..., tuple[Tensor, float]]
