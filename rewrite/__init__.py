@@ -4,6 +4,16 @@ Assign runs to paths, rewrite the graph so that each edge can receive from a dif
 recompile, execute, measure, draw.
 """
 
+from rewrite.discover import (
+    Completeness,
+    Minimality,
+    Refined,
+    Refinements,
+    completeness,
+    minimality,
+    refine,
+    refinements,
+)
 from rewrite.draw import draw
 from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.expand.cost import cost
@@ -15,7 +25,9 @@ from rewrite.ir.text_read import from_text
 from rewrite.measure import (
     Metric,
     Pairs,
+    Passage,
     Result,
+    TokenEffects,
     custom,
     kl_divergence,
     logit_diff,
@@ -26,27 +38,35 @@ from rewrite.parts import Components
 from rewrite.paths import PathSet, count_paths, paths
 from rewrite.report import Structure, structure
 from rewrite.rules import Miss, Rule, Site, Trail, rule, rule_on
-from rewrite.run import Sweep, evaluate, sweep
+from rewrite.run import Sweep, compiled, evaluate, sweep, token_effects
 from rewrite.symbolic import Proof, equal, prove
 from rewrite.trace import trace
 
 __all__ = [
+    "Completeness",
     "Components",
     "Diff",
     "Expansion",
     "Graph",
     "Hypothesis",
     "Metric",
+    "Minimality",
     "Miss",
     "Pairs",
+    "Passage",
     "PathSet",
     "Proof",
+    "Refined",
+    "Refinements",
     "Result",
     "Rule",
     "Site",
     "Structure",
     "Sweep",
+    "TokenEffects",
     "Trail",
+    "compiled",
+    "completeness",
     "cost",
     "count_paths",
     "custom",
@@ -62,12 +82,16 @@ __all__ = [
     "loss_diff",
     "match",
     "metric",
+    "minimality",
     "paths",
     "prove",
+    "refine",
+    "refinements",
     "rule",
     "rule_on",
     "save",
     "structure",
     "sweep",
+    "token_effects",
     "trace",
 ]
