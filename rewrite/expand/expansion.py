@@ -17,7 +17,8 @@ from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
 from rewrite.expand.positions import groups_of, masks_for, source_with
 from rewrite.expand.product import Product, expand_dag
-from rewrite.expand.stack import Unstackable, build_stacked
+from rewrite.expand.stack import build_stacked
+from rewrite.expand.stackable import Unstackable
 from rewrite.ir.graph import InputSpec
 from rewrite.parts import Components
 from rewrite.parts.assemble import context_inputs

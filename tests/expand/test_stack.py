@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import rewrite as rw
-from rewrite.expand.stack import Unstackable
+from rewrite.expand.stackable import Unstackable
 from tests.models.table import TABLE
 from tests.zoo import FAMILIES, tiny, tokens
 

@@ -14,7 +14,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 import rewrite as rw
 from rewrite.errors import BackendError, DataError
 from rewrite.expand import Expansion
-from rewrite.expand.stack import Unstackable
+from rewrite.expand.stackable import Unstackable
 from rewrite.run.compiled import MODES, Compiled, compiled
 from tests.zoo import error, tiny, tokens, traced
 
