@@ -11,7 +11,6 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils._sympy import functions
@@ -119,6 +118,8 @@ class Shapes:
         self.symbols = {name: self._symbol(name, hint) for name, hint in hints.items()}
 
     def _symbol(self, name: str, hint: int) -> Any:
+        from torch._dynamo.source import ConstantSource  # takes most of a second
+
         return self.environment.create_symbol(
             hint, source=ConstantSource(name), dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
 
