@@ -98,7 +98,7 @@ def find_heads(model: Any, pairs: rw.Pairs, least: float) -> Found:
         control += [other for other in quiet
                     if layer_of(other) == layer_of(head) and other not in control][:1]
     show.say(f"control: {', '.join(control)}")
-    return Found(*named, control)
+    return Found(named[0], named[1], control)
 
 
 def _ranked(scores: Float[Tensor, "layer head"]) -> dict[str, float]:
