@@ -78,6 +78,18 @@ def batches(
     return taken
 
 
+def say_twice(rows: Int[Tensor, "size length"], draw: torch.Generator) -> None:
+    """Repeat a passage of each row at once, over what followed it.
+
+    It is a fifth to a half of the row and starts anywhere, so that no position tells where.
+    """
+    length = rows.shape[1]
+    for row in rows:
+        size = int(torch.randint(length // 5, length // 2, (1,), generator=draw))
+        at = int(torch.randint(1, length - 2 * size + 1, (1,), generator=draw))
+        row[at + size:at + 2 * size] = row[at:at + size].clone()
+
+
 def pieces(
     texts: Iterable[str], vocabulary: Tokenizer, length: int
 ) -> Int[Tensor, "sequences length"]:

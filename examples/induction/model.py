@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,14 @@ class Shape:
 
     vocabulary: int = 2048
     context: int = 300
-    layers: int = 2
     heads: int = 8
     d_model: int = 256
+    positions: tuple[float, ...] = (4.0, 0.4)  # amplitude in each layer
+
+    @property
+    def layers(self) -> int:
+        """How many layers of attention."""
+        return len(self.positions)
 
     @property
     def d_head(self) -> int:
@@ -43,14 +48,13 @@ class Shape:
 def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     """Sines and cosines of the position, with wavelengths from 3 to 1,000 tokens.
 
-    They are large and fill a quarter of the directions, so that heads learn soon to find a
-    neighbour and that others can leave positions alone.
+    They fill a quarter of the directions, so that heads can easily leave positions alone.
     """
     waves = width // 8
     wavelengths = 3 * (1000 / 3) ** torch.linspace(0, 1, waves)
     angles = 2 * torch.pi * torch.arange(length)[:, None] / wavelengths
-    filled = 4 * torch.cat([angles.sin(), angles.cos()], dim=1)
-    return torch.nn.functional.pad(filled, (0, width - 2 * waves))
+    filled = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return pad(filled, (0, width - 2 * waves))
 
 
 class Attention(nn.Module):
@@ -58,7 +62,7 @@ class Attention(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, amplitude: float) -> None:
         super().__init__()
         self.shape = shape
         width = shape.d_model
@@ -66,7 +70,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.register_buffer("positions", sinusoids(shape.context, width), persistent=False)
+        positions = amplitude * sinusoids(shape.context, width)
+        self.register_buffer("positions", positions, persistent=False)
 
     def split(self, x: Float[Tensor, "batch seq model"]) -> Float[Tensor, "batch head seq d"]:
         """One slice per head."""
@@ -94,10 +99,10 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Layer norm and attention, added to the stream."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, amplitude: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(shape.d_model)
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, amplitude)
 
     def forward(self, x: Float[Tensor, "batch seq model"]) -> Float[Tensor, "batch seq model"]:
         return x + self.attention(self.norm(x))
@@ -119,7 +124,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape or Shape()
         self.embedding = nn.Embedding(self.shape.vocabulary, self.shape.d_model)
-        self.layers = nn.ModuleList(Layer(self.shape) for _ in range(self.shape.layers))
+        self.layers = nn.ModuleList(Layer(self.shape, size) for size in self.shape.positions)
         self.norm = nn.LayerNorm(self.shape.d_model)
         self.unembed = nn.Linear(self.shape.d_model, self.shape.vocabulary, bias=False)
         for name, weight in self.named_parameters():
