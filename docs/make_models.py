@@ -10,6 +10,9 @@ With `--rows`, a later call runs only what the file does not hold for the same v
 an interruption loses nothing; the last row of a family counts.  `--transformers` installs that
 release beside the environment, in a temporary folder, and prints what differs from the written
 page; it combines with `--only` and `--rows`.
+
+The suite examines one family of each kind of architecture (`CORE` in `tests/models/table.py`);
+this script all of them, by the same laws.
 """
 
 from __future__ import annotations

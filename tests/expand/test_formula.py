@@ -161,6 +161,9 @@ def test_a_model_is_all_of_its_parts(family: str) -> None:
     assert len(reader.applied) == sum(isinstance(n, Part) for n in parts.dag.nodes)
 
 
+deep = pytest.mark.xdist_group("thirty layers")
+
+
 @cache
 def thirty() -> rw.Components:
     return rw.trace(tiny("llama", num_hidden_layers=30)).components()
@@ -170,6 +173,7 @@ def expanded(parts: rw.Components, text: str) -> rw.Expansion:
     return rw.expand(rw.Hypothesis(parts, {"clean": text}))
 
 
+@deep
 def test_thirty_layers() -> None:
     assert formula(thirty()) == """\
 embed = embed(tokens)
@@ -181,6 +185,7 @@ resid59 = resid58 + m29(resid58)
 logits = logits(resid59)"""
 
 
+@deep
 def test_a_hypothesis_about_thirty_layers() -> None:
     exp = expanded(thirty(), "a5.h1 -> ... -> a20.h3.q")
     assert exp.formula() == """\
@@ -197,6 +202,7 @@ resid59 = resid58 + m29(resid58)
 logits = logits(resid59)"""
 
 
+@deep
 @pytest.mark.parametrize("text", [
     "a20.h3.v -> logits | a5.h1 -> ... -> m7 -> ... -> a20.h3.q", "a5.h1 -> logits",
     "a5.h3 - m9", "a0.h1",
@@ -222,6 +228,7 @@ LATEX = [lambda: formula(thirty(), latex=True),
                           ).formula(latex=True)]
 
 
+@deep
 @pytest.mark.parametrize("made", LATEX)
 def test_latex(made: Callable[[], str]) -> None:
     text = made()
@@ -235,6 +242,7 @@ def test_latex(made: Callable[[], str]) -> None:
         parser.parse(f"${row.removesuffix(' ' + 2 * chr(92)).replace('&', ' ')}$")
 
 
+@deep
 def test_latex_of_names() -> None:
     rows = formula(thirty(), latex=True).splitlines()
     assert rows[4] == r"\quad \mathrm{resid}_{2 l + 1} &= \mathrm{resid}_{2 l} + m_{l}(" \

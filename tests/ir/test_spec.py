@@ -18,6 +18,7 @@ from rewrite.errors import SpecError
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import STAGES, TABLE, check, violations
 from rewrite.ir.surgery import copy_module
+from tests.models.traced import grouped
 from tests.models.traced import traced as family_traced
 from tests.zoo import traced
 
@@ -214,8 +215,7 @@ def test_every_clause_has_a_mutation() -> None:
     assert all(set(row.stages) <= set(STAGES) for row in TABLE)
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xdist_group(f"traced {name}")) for name in TINY])
+@pytest.mark.parametrize("name", grouped(TINY))
 def test_tiny_models_are_legal_at_every_stage(name: str) -> None:
     graph, parts = family_traced(name).graph, family_traced(name).parts
     check(graph, "traced", deep=True)

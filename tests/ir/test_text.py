@@ -21,6 +21,7 @@ from rewrite.ir.text_read import from_text
 from rewrite.trace.examples import default_inputs
 from tests.ir.test_spec import GRAPHS, random_graph
 from tests.models.table import TABLE
+from tests.models.traced import grouped
 from tests.models.traced import traced as family_traced
 from tests.zoo import tiny, tokens, traced
 
@@ -101,8 +102,7 @@ def test_random_graphs_read_back(seed: int) -> None:
     assert torch.equal(again(x=x), graph(x=x))
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xdist_group(f"traced {name}")) for name in TINY])
+@pytest.mark.parametrize("name", grouped(TINY))
 def test_tiny_models_read_back(name: str) -> None:
     family = TABLE[name]
     known = family_traced(name)

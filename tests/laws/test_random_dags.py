@@ -16,7 +16,7 @@ from tests.laws import oracle
 from tests.laws.oracle import Tree
 from tests.laws.random_dags import dags, hypotheses, path_sets
 
-often = settings(max_examples=1000, derandomize=True, deadline=None)
+often = settings(max_examples=400, derandomize=True, deadline=None)
 RUNS = ("run0", "run1", "run2", "rest")
 
 

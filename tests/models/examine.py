@@ -17,6 +17,7 @@ from rewrite.ir.graph import unmet
 from rewrite.trace.examples import default_inputs
 from tests.models.family import Family
 from tests.models.patching import Hand, copies_of_node_patching
+from tests.zoo import Traced
 
 CLOSE = 1e-4  # single precision, random weights of size 0.3, relative to the largest output
 
@@ -76,20 +77,20 @@ def _sized(
     return made
 
 
-def examine(family: Family) -> Row:
-    """Trace, split, expand and check one family."""
+def examine(family: Family, known: Traced | None = None) -> Row:
+    """Trace, split, expand and check one family; `known` if it is traced already."""
     row = Row(family.name)
-    model = family.build()
+    model = known.model if known else family.build()
     row.expected = family.heads(model.config)
     start = time.process_time()  # other processes do not count
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = rw.trace(model, dict(family.inputs) or None)
+        graph = known.graph if known else rw.trace(model, dict(family.inputs) or None)
     row.seconds = time.process_time() - start
     assert graph.certificate is not None
     row.method, row.nodes = graph.certificate.method, len(graph.nodes)
     row.fixed = "length fixed" in row.method
-    parts = graph.components()
+    parts = known.parts if known else graph.components()
     row.heads, row.notes = len(parts.heads), parts.notes
     at = _At(model, graph, parts, *runs(family, model, graph))
     for law, check in LAWS.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from rewrite.trace.examples import default_inputs
 from tests.models.examine import distance
 from tests.models.patching import Hand
 from tests.models.table import TABLE
+from tests.models.traced import grouped, traced
+from tests.zoo import Traced
 
 MASKED = ["gpt2", "llama", "bloom", "falcon_alibi", "gemma3", "mixtral", "opt", "bert", "deberta",
           "t5", "bart"]
@@ -45,11 +49,18 @@ def eager(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
             model.config, "use_cache") else model(**inputs).logits
 
 
-@pytest.mark.parametrize("name", MASKED)
-def test_padding(name: str) -> None:
+@cache
+def masked(name: str) -> Traced:
+    """A family, traced with a mask."""
     model = TABLE[name].build()
     graph = rw.trace(model, inputs_of(model, "right", 3, 11, 0))
-    parts = graph.components()
+    return Traced(model, graph, graph.components())
+
+
+@pytest.mark.parametrize("name", grouped(MASKED))
+def test_padding(name: str) -> None:
+    at = masked(name)
+    model, graph, parts = at.model, at.graph, at.parts
     given = {"use": inputs_of(model, "left", 4, 9, 5), "other": inputs_of(model, "left", 4, 9, 6)}
     for side in ("left", "right", "none"):
         inputs = inputs_of(model, side, 4, 9, 1)
@@ -71,9 +82,9 @@ def test_padding(name: str) -> None:
     assert distance([mixed], [by_hand[index]]) <= 1e-4
 
 
+@pytest.mark.xdist_group("traced llama")
 def test_runs_with_different_masks_are_refused() -> None:
-    model = TABLE["llama"].build()
-    parts = rw.trace(model, inputs_of(model, "right", 3, 11, 0)).components()
+    model, parts = masked("llama").model, masked("llama").parts
     exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h1"}))
     with pytest.raises(InputError, match="attention_mask differs between the runs"):
         exp(clean=inputs_of(model, "left", 4, 9, 1), corrupt=inputs_of(model, "right", 4, 9, 1))
@@ -92,23 +103,25 @@ def test_embeddings_as_inputs(name: str) -> None:
         assert distance([parts(**inputs).logits], [eager(model, inputs)]) <= 1e-4
 
 
+@pytest.mark.xdist_group("traced bart")
 def test_an_encoder_decoder_reads_two_lengths() -> None:
-    model = TABLE["bart"].build()
-    graph = rw.trace(model)
+    model, graph = traced("bart").model, traced("bart").graph
     names = {spec.name: spec.shape for spec in graph.inputs}
     assert names["input_ids"][1] != names["decoder_input_ids"][1]
     draw = torch.Generator().manual_seed(0)
     inputs = {"input_ids": torch.randint(1, 97, (2, 5), generator=draw),
               "decoder_input_ids": torch.randint(1, 97, (2, 13), generator=draw)}
     assert distance([graph(**inputs).logits.detach()], [eager(model, inputs)]) == 0
-    assert {"enc.a0.h0", "dec.a1.h3", "dec.x0.h2"} <= set(graph.components().heads)
+    assert {"enc.a0.h0", "dec.a1.h3", "dec.x0.h2"} <= set(traced("bart").parts.heads)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss", "llama4"])
-@pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
-def test_experts_are_parts(name: str, implementation: str) -> None:
+@pytest.mark.parametrize(("name", "implementation"), [
+    ("mixtral", "grouped_mm"), ("mixtral", "batched_mm"), ("gpt_oss", "grouped_mm"),
+    ("gpt_oss", "batched_mm"), ("qwen2_moe", "grouped_mm"), ("deepseek_v3", "batched_mm"),
+    ("llama4", None)])  # the last multiplies with the weights of all experts at once
+def test_experts_are_parts(name: str, implementation: str | None) -> None:
     model = TABLE[name].build()
-    if name != "llama4":  # it multiplies with the weights of all experts at once
+    if implementation is not None:
         model.set_experts_implementation(implementation)
     parts = rw.trace(model).components()
     numbers = {expert.rpartition(".")[0] for expert in parts.experts}

@@ -50,7 +50,8 @@ def run(model: nn.Module, inputs: dict[str, Tensor], path: str, hook: Callable) 
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(("name", "head", "path"), HEADS)
+@pytest.mark.parametrize(("name", "head", "path"), [
+    pytest.param(*row, marks=pytest.mark.xdist_group(f"padded {row[0]}")) for row in HEADS])
 def test_a_head_of_another_run(name: str, head: str, path: str, side: str) -> None:
     model, parts = traced(name)
     clean, corrupt = (given(model, side, 4, 9, seed) for seed in (1, 2))

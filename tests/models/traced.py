@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from functools import cache
+from typing import Any
+
+import pytest
 
 import rewrite as rw
 from tests.models.table import TABLE
@@ -13,5 +18,12 @@ from tests.zoo import Traced
 def traced(name: str) -> Traced:
     """The tiny model of a family, its graphs.  Leave its parameters as they are."""
     model = TABLE[name].build()
-    graph = rw.trace(model, inputs=dict(TABLE[name].inputs) or None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what models do
+        graph = rw.trace(model, inputs=dict(TABLE[name].inputs) or None)
     return Traced(model, graph, graph.components())
+
+
+def grouped(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test, each run by the process that has traced that family."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(f"traced {name}")) for name in names]
