@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from rewrite.draw.dot import dot
@@ -9,12 +10,16 @@ from rewrite.draw.fold import fold
 from rewrite.draw.lanes import add_lanes
 from rewrite.draw.layers import Layers, layers
 from rewrite.draw.mixed import sketch_expansion
+from rewrite.draw.serves import serves
+from rewrite.draw.sides import asked
 from rewrite.draw.sketch import Item, Sketch
 from rewrite.draw.text import number, parity, plural, ranges, wrap
 from rewrite.errors import RewriteError
 from rewrite.expand import Expansion
+from rewrite.expand.product import Copy, Mixed
 
 WIDTH = 92  # characters in a line of the caption
+NAMED = 6  # so many positions and windows are named in it
 
 
 def dot_of_expansion(
@@ -44,14 +49,16 @@ def folded(exp: Expansion, which: int, labels: int, full: bool) -> tuple[Sketch,
 def _words(chain: list[list[Item]], where: Layers) -> tuple[str, tuple[str, ...]]:
     """Title and lines of hidden layers."""
     blocks = ranges(int(where.label[items[0].block]) for items in chain)
-    drawn = [item for item in chain[0] if item.kind != "sum"]
+    drawn = [item for item in chain[0] if item.kind not in ("sum", "mixture")]
+    asks = ", by position" if any(item.kind == "mixture" for item in chain[0]) else ""
     single = any(item.kind == "pure" for item in drawn)
-    each = ", ".join(_kind(item) + (f" {'/'.join(item.runs)}" if item.kind == "pure" else
-                                    " mixed" if single else "") for item in drawn)
+    kinds = Counter(_kind(item) + (f" {'/'.join(item.runs)}" if item.kind == "pure" else
+                                   " mixed" if single else "") for item in drawn)
+    each = ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
     parts = plural(sum(item.count for items in chain for item in items), "part")
     last = [item for item in chain[-1] if item.lines]
     return (f"layers {blocks}", (
-        f"{parts}, {'alike in each layer' if single else 'each mixed alike'}",
+        f"{parts}, {'alike in each layer' if single else 'each mixed alike'}{asks}",
         f"per layer: {each}", *((f"→ … {last[-1].lines[0]}",) if last else ())))
 
 
@@ -69,7 +76,8 @@ def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
     legend = tuple((run, f"{plural(counts[run], 'path')}"
                     + (" (all others)" if run == hypothesis.default else ""))
                    for run in hypothesis.run_names)
-    mixed = sum(len(copy.runs) > 1 for name in exp.copies for copy in exp.product.copies[name])
+    mixed = sum(len(copy.runs) > 1 for name in exp.copies for copy in exp.product.copies[name]
+                if isinstance(copy, Copy))
     title = hypothesis.name + ": " if hypothesis.name else ""
     said = "; ".join(f"{run}: {paths}" for run, paths in hypothesis.runs.items())
     lines = wrap(title + said, WIDTH)
@@ -77,6 +85,20 @@ def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
                  f"mixed · {plural(cost.calls, 'call')} · {cost.forwards:.2f} forward passes")
     if len(exp.hypotheses) > 1:
         lines[-1] += f" for {len(exp.hypotheses)} hypotheses, number {which} drawn"
+    lines += _asked(exp, which)
     certificate = exp.parts.graph.certificate
     lines += wrap(parity(certificate), WIDTH)
     return replace(sketch, legend=legend, caption=tuple(lines))
+
+
+def _asked(exp: Expansion, which: int) -> list[str]:
+    """A line on the positions and windows that values are mixed by, if there are any."""
+    default = exp.hypotheses[which].default
+    served = serves(exp.product, exp.product.roots[which], 1, default)
+    drawn = [(name, index) for name, index in served
+             if isinstance(exp.product.copies[name][index], Mixed)]
+    said = [f"{plural(len(spelt), word)} ({', '.join(spelt[:NAMED])}"
+            f"{', …' if len(spelt) > NAMED else ''})"
+            for word, spelt in zip(("position", "window"), asked(exp.product, drawn, default),
+                                   strict=True) if spelt]
+    return [f"asks {' and '.join(said)} in {plural(len(drawn), 'mixture')}"] if said else []

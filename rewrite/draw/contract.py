@@ -2,7 +2,8 @@
 
 A value of the residual stream adds up one copy of each part before it.  It is drawn as the
 stream that it differs least from (the plain stream of a run, or another drawn sum), and the
-copies that take the place of those in it.
+copies that take the place of those in it.  A mixture by positions or hops is one value: a
+term of sums, or what a port reads.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from rewrite.draw.layers import Layers
-from rewrite.draw.serves import Place
+from rewrite.draw.sides import Place, Side, sides
 from rewrite.draw.sketch import Lane
 from rewrite.expand import Product
+from rewrite.expand.product import Copy, Mixed
 from rewrite.ir.dag import Constant, Join, Part, Source
 
 RECENT = 8  # how many sums before it a sum is compared with
@@ -46,7 +48,10 @@ def key(place: Place) -> str:
 
 @dataclass
 class Contraction:
-    """Mixed sums and what stands for every value that is read, for one hypothesis."""
+    """Mixed sums and what stands for every value that is read, for one hypothesis.
+
+    `reached` are the values of the hypothesis, without mixtures that only mixtures read.
+    """
 
     product: Product
     layers: Layers
@@ -60,12 +65,14 @@ class Contraction:
 
     def __post_init__(self) -> None:
         dag = self.product.dag
-        read = {place for reader in self.reached if isinstance(dag[reader[0]], Part)
+        read = {place for reader in self.reached
+                if isinstance(dag[reader[0]], Part) or self.is_mixture(reader)
                 for place in self.reads(reader)}
         for node in dag.nodes:
             for copy in self.product.copies[node.name] if isinstance(node, Join) else ():
-                if (node.name, copy.index) in read and len(copy.runs) > 1:
-                    self._sum((node.name, copy.index))
+                place = node.name, copy.index
+                if place in read and isinstance(copy, Copy) and len(copy.runs) > 1:
+                    self._sum(place)
         continued = {each.like for each in self.sums}
         self.sums = [each if key(each.place) in continued else self._with_rest(each)
                      for each in self.sums]
@@ -74,10 +81,19 @@ class Contraction:
         """The runs that reach a copy."""
         return self.product.copies[place[0]][place[1]].runs
 
+    def is_mixture(self, place: Place) -> bool:
+        """Whether a value is mixed of copies by positions or hops."""
+        return isinstance(self.product.copies[place[0]][place[1]], Mixed)
+
+    def sides(self, place: Place) -> tuple[Side, ...]:
+        """The sides of a mixture."""
+        return sides(self.product, place, self.default)
+
     def reads(self, place: Place) -> list[Place]:
-        """The copies that a copy reads."""
-        copy = self.product.copies[place[0]][place[1]]
-        return list(zip(self.product.dag[place[0]].reads, copy.reads, strict=True))
+        """The values that a copy reads, or the copies that a mixture is mixed of."""
+        if self.is_mixture(place):
+            return [side.place for side in self.sides(place)]
+        return self.product.reads(*place)
 
     def refer(self, place: Place) -> str | Lane:
         """What stands for a copy that is read: an item, or the plain forward of a run."""
@@ -95,12 +111,12 @@ class Contraction:
         return frozenset(self.terms((name, index)).items())
 
     def terms(self, place: Place) -> Terms:
-        """What a value adds up, sums crossed."""
+        """What a value adds up, sums crossed; a mixture is one term."""
         if place not in self._terms:
             node = self.product.dag[place[0]]
             if isinstance(node, Constant):
                 self._terms[place] = {}
-            elif isinstance(node, (Part, Source)):
+            elif isinstance(node, (Part, Source)) or self.is_mixture(place):
                 self._terms[place] = dict([place])
             else:
                 found: dict[str, int] = {}

@@ -55,7 +55,7 @@ def dot(sketch: Sketch, axis: dict[int, str] | None = None) -> str:
 
 def _node(graph: graphviz.Digraph, item: Item, palette: Palette | None) -> None:
     if item.kind != "sum":
-        graph.node(item.id, label(item, palette))
+        graph.node(item.id, label(item, palette), **({"tooltip": item.hover} if item.hover else {}))
         return
     look = {"shape": "circle", "width": "0.26", "height": "0.26", "fixedsize": "true",
             "fontsize": str(NORMAL), "margin": "0", "color": SPINE, "group": "stream"}

@@ -41,7 +41,9 @@ def draw(thing: Any, path: str | Path | None = None, **options: Any) -> Path | s
       still drawn (default 1), others are folded.
 
     A sum in the picture of an expansion passes on the stream that enters it, in which the
-    copies drawn beside it take the place of those of the same parts.
+    copies drawn beside it take the place of those of the same parts.  A rounded box is a value
+    that differs by position (`@END`, elsewhere) or by hop (`[-3:0]`, other hops): each of the
+    copies that it is mixed of enters at its own side.
 
     Raises `RewriteError` for another kind of thing or an unknown option, `FileError` for
     another suffix or a folder that cannot be written to, `MissingPackage` without Graphviz.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from html import escape
 
 from rewrite.draw.palette import NEUTRAL, NEUTRAL_LINE, Palette
 from rewrite.draw.sketch import Item, Sketch
@@ -21,6 +21,8 @@ def label(item: Item, palette: Palette | None) -> str:
         fill, line = palette.tint(item.runs[0]), palette.color(item.runs[0])
     elif palette is None:
         fill, line = FILLS.get(item.kind, NEUTRAL), NEUTRAL_LINE
+    if item.kind == "mixture":
+        return _mixture(item, palette)
     rows = [_title(item, palette)]
     rows += [_line(text, FAINT if text.startswith("+") else INK) for text in item.lines]
     if item.cells:
@@ -38,6 +40,16 @@ FILLS = {
     "source": "#FFFFFF", "constant": "#FFFFFF", "heads": "#EAF3FA", "part": "#FDF3E1",
     "fold": "#F1F1F1", "modules": "#F6F6F6", "output": "#E8F5EF",
 }
+
+
+def _mixture(item: Item, palette: Palette | None) -> str:
+    """A rounded box of one line, its sides next to each other."""
+    said = "".join(_line(line, FAINT) for line in item.lines)
+    cells = "".join(_cell(name, runs, palette) for name, runs in item.cells)
+    inner = ('<table border="0" cellborder="0" cellspacing="2" cellpadding="2">'
+             f"<tr>{cells}</tr></table>")
+    return (f'<<table border="1" cellborder="0" cellspacing="0" cellpadding="2" style="rounded" '
+            f'color="{NEUTRAL_LINE}" bgcolor="{MIXED}">{said}<tr><td>{inner}</td></tr></table>>')
 
 
 def _line(text: str, color: str) -> str:
@@ -77,10 +89,11 @@ def _cell(name: str, runs: tuple[str, ...], palette: Palette | None) -> str:
 def port(name: str) -> str:
     """The name of a cell that edges can end at.
 
-    >>> port("q k")
-    'q_k'
+    >>> port("q k"), port("[-3:0]")
+    ('q_k', 'x5b_x2d_3x3a_0x5d_')
     """
-    return escape(name.replace(" ", "_") or "in")
+    plain = re.sub(r"[^\w ]", lambda found: f"x{ord(found[0]):x}_", name)
+    return plain.replace(" ", "_") or "in"
 
 
 def caption(sketch: Sketch, palette: Palette | None) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 
 from rewrite.draw.contract import Contraction, Sum, key
 from rewrite.draw.layers import Layers, heads_of, layers
-from rewrite.draw.serves import Place, Serves, serves
+from rewrite.draw.mixtures import MANY, Mixtures
+from rewrite.draw.serves import Serves, serves
+from rewrite.draw.sides import Place
 from rewrite.draw.sketch import Item, Lane, Read, Sketch
 from rewrite.draw.text import number, plural, ranges, spell
 from rewrite.expand import Expansion
 from rewrite.ir.dag import Part, Source
-
-MANY = 4  # more writers of one run into the same sums than this are one box
 
 
 def sketch_expansion(
@@ -21,10 +21,10 @@ def sketch_expansion(
 ) -> tuple[Sketch, Callable[[Lane], frozenset[str]]]:
     """One hypothesis, before layers and runs are folded, and which copies a `Lane` adds up."""
     root = exp.product.roots[which]
-    served = serves(exp.product, root, max(labels, 1))
+    default = exp.hypotheses[which].default
+    served = serves(exp.product, root, max(labels, 1), default)
     where = layers(exp.parts)
-    found = Contraction(
-        exp.product, where, frozenset(served), exp.hypotheses[which].default)
+    found = Contraction(exp.product, where, frozenset(served), default)
     runs = exp.hypotheses[which].run_names
     return _Drawing(found, where, served, labels, runs).sketch(root)
 
@@ -36,6 +36,7 @@ class _Drawing:
     ) -> None:
         self.found, self.where, self.served, self.labels = found, where, served, labels
         self.runs = runs
+        self.mixtures = Mixtures.of(found, where)
         self.dag = found.product.dag
 
     def sketch(
@@ -43,12 +44,17 @@ class _Drawing:
     ) -> tuple[Sketch, Callable[[Lane], frozenset[str]]]:
         outputs = list(zip(self.dag.outputs, root, strict=True))
         mixed = [place for place in self.served
-                 if isinstance(self.dag[place[0]], Part) and len(self.found.runs(place)) > 1]
+                 if isinstance(self.dag[place[0]], Part) and len(self.found.runs(place)) > 1
+                 and not self.found.is_mixture(place)]
         groups = self._mixed_groups(mixed)
-        names = {key(place): key(group[0]) for group in groups for place in group}
         writes, many = self._write_groups()
         plain = [[place] for place in outputs if len(self.found.runs(place)) == 1]
+        boxes = {place: key(group[0]) for group in [*groups, *writes] for place in group}
+        mixtures = self.mixtures.groups(boxes)
+        names = {key(place): key(group[0]) for group in [*groups, *mixtures] for place in group}
         items = [self._mixed(group).reading(names) for group in groups]
+        items += [self.mixtures.item(group, boxes, self._runs, self._several).reading(names)
+                  for group in mixtures]
         items += [self._single(group) for group in [*writes, *plain]]
         items += [self._sum(each, writes, many).reading(names) for each in self.found.sums]
         drawn = {place for group in [*writes, *plain] for place in group}
@@ -65,35 +71,25 @@ class _Drawing:
 
     def _mixed_groups(self, mixed: Iterable[Place]) -> list[list[Place]]:
         """Heads of a layer that read the same and are read by the same, together."""
-        readers: dict[Place, set[str]] = defaultdict(set)
-        for each in self.found.sums:
-            for place in each.writes:
-                readers[place].add(key(each.place))
-        for place in mixed:
-            for read in self.found.reads(place):
-                readers[read].add(key(place))
         groups: dict[object, list[Place]] = defaultdict(list)
         for place in sorted(mixed, key=self._order):
             component = self.where.owner[place[0]]
             reads = tuple(self.found.refer(read) for read in self.found.reads(place))
             apart = "" if component.members else key(place)
-            groups[component.short, reads, frozenset(readers[place]), apart].append(place)
+            groups[component.short, reads, self.mixtures.readers.get(place),
+                   apart].append(place)
         return list(groups.values())
 
     def _write_groups(self) -> tuple[list[list[Place]], dict[tuple[str, ...], list[Place]]]:
-        """Copies of single runs that are added to mixed sums, those of one layer together.
+        """Copies of single runs that are added to mixed sums or mixed, those of a layer together.
 
-        The second result are those too many to draw: by run and by the sums that read them.
+        The second result are those too many to draw: by run and by what reads them.
         """
-        readers: dict[Place, list[str]] = defaultdict(list)
-        for each in self.found.sums:
-            for place in each.writes:
-                if len(self.found.runs(place)) == 1:
-                    readers[place].append(key(each.place))
+        readers = self.mixtures.writers()
         groups: dict[tuple[str, ...], list[Place]] = defaultdict(list)
         for place in sorted(readers, key=self._order):
             (run,) = self.found.runs(place)
-            groups[self._owner(place[0]), run, *readers[place]].append(place)
+            groups[self._owner(place[0]), run, *sorted(readers[place])].append(place)
         alike: dict[tuple[str, ...], list[list[Place]]] = defaultdict(list)
         for (_, *rest), group in groups.items():
             alike[tuple(rest)].append(group)
@@ -143,7 +139,7 @@ class _Drawing:
             key((name, index)), kind, self._title(names), self.where.position[name],
             self.where.block[name], reads, look, self._runs(group), len(group),
             self._labels(group[0]), cells, self.where.row.get(name, -1),
-            members=tuple(map(key, group)))
+            members=tuple(map(key, group)), hover=self._spelt_out(group[0]))
 
     def _title(self, names: list[str]) -> str:
         if len(names) == 1:
@@ -153,13 +149,19 @@ class _Drawing:
 
     def _labels(self, place: Place) -> tuple[str, ...]:
         ways = self.served[place]
-        if not self.labels or ways.shortest == ((),):
+        if not self.labels or not any(map(any, ways.shortest)):
             return ()
         shown = ways.shortest[: self.labels if ways.count <= 100 else 1]
-        lines = list(dict.fromkeys(spell(way) for way in shown if way))
+        lines = list(dict.fromkeys(spell(way.words, way.where) for way in shown if any(way)))
         if ways.count > len(lines):
             lines.append(f"+{number(ways.count - len(lines))} more")
         return tuple(lines)
+
+    def _spelt_out(self, place: Place) -> str:
+        """The ways whose middle is left out in the label, in full."""
+        ways = [(spell(way.words, way.where), spell(way.words, way.where, 10**6))
+                for way in self.served[place].shortest]
+        return "; ".join(full for short, full in ways if short != full)
 
     def _sum(
         self, each: Sum, writes: list[list[Place]], many: dict[tuple[str, ...], list[Place]]

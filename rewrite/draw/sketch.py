@@ -30,7 +30,8 @@ class Read:
 class Item:
     """One box of a picture.
 
-    `kind` is part, heads, pure, rest, lane, sum, constant, source, output, modules or fold.
+    `kind` is part, heads, pure, rest, lane, sum, mixture, constant, source, output, modules
+    or fold.
     Items with equal `content` look alike whatever their layer.  `position` orders them from
     input to output, `block` is the layer they are on, `count` how many copies, parts or ops
     they stand for, and `lines` is written below the title.
@@ -46,10 +47,11 @@ class Item:
     runs: tuple[str, ...] = ()
     count: int = 1
     lines: tuple[str, ...] = ()
-    cells: tuple[tuple[str, tuple[str, ...]], ...] = ()  # ports or heads, each with its runs
+    cells: tuple[tuple[str, tuple[str, ...]], ...] = ()  # ports, heads or sides, with their runs
     row: int = -1  # items of one row share a rank; -1: free
     cluster: str = ""
-    members: tuple[str, ...] = ()  # the copies that it stands for
+    members: tuple[str, ...] = ()  # the copies and mixtures that it stands for
+    hover: str = ""  # shown when the mouse is over it
 
     def reading(self, change: dict[str, str]) -> Item:
         """The same item after some of the items that it reads got another id."""

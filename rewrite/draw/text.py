@@ -70,16 +70,18 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def spell(words: Sequence[str], width: int = 38) -> str:
+def spell(words: Sequence[str], where: str = "", width: int = 38) -> str:
     """A walk to the output as one line, its middle left out where it is long.
 
-    >>> spell(("a9.h9.q", "logits"))
-    '→ a9.h9.q → logits'
-    >>> spell(("m1", "m2", "m3", "logits"), 18)
+    >>> spell(("a9.h9.q", "logits")), spell(("logits",), "@END")
+    ('→ a9.h9.q → logits', '@END → logits')
+    >>> spell(("m1", "m2", "m3", "logits"), width=18)
     '→ m1 → … → logits'
     """
-    line = " ".join(f"→ {word}" for word in words)
-    return line if len(line) <= width or len(words) < 3 else f"→ {words[0]} → … → {words[-1]}"
+    start = f"{where} " if where else ""
+    line = start + " ".join(f"→ {word}" for word in words)
+    short = len(line) <= width or len(words) < 3
+    return line if short else f"{start}→ {words[0]} → … → {words[-1]}"
 
 
 def html(text: str, size: int = NORMAL, color: str = INK, bold: bool = False) -> str:

@@ -7,23 +7,23 @@ import torch
 import transformers as tf
 
 import rewrite as rw
-from tests.zoo import tiny, tokens
+from tests.zoo import tokens, traced
 
 
 @pytest.fixture(scope="session")
 def small() -> rw.Components:
-    return rw.trace(tiny("gpt2"), inputs={"input_ids": tokens(2, 7)}).components()
+    return traced("gpt2").parts
 
 
 @pytest.fixture(scope="session")
 def post_norm() -> rw.Components:
-    return rw.trace(tiny("bert"), inputs={"input_ids": tokens(2, 7)}).components()
+    return traced("bert").parts
 
 
 @pytest.fixture(scope="session")
 def sandwich() -> rw.Components:
     """Norms on both sides of attention and MLP."""
-    return rw.trace(tiny("gemma3"), inputs={"input_ids": tokens(2, 7)}).components()
+    return traced("gemma3").parts
 
 
 @pytest.fixture(scope="session")
