@@ -72,8 +72,9 @@ def _kind(item: Item) -> str:
 
 def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
     hypothesis, cost = exp.hypotheses[which], exp.cost
-    counts = hypothesis.count()
-    legend = tuple((run, f"{plural(counts[run], 'path')}"
+    counts, asks = hypothesis.count(), _asked(exp, which)
+    somewhere = " at some positions" if asks else ""  # a path may count for several runs
+    legend = tuple((run, f"{plural(counts[run], 'path')}{somewhere}"
                     + (" (all others)" if run == hypothesis.default else ""))
                    for run in hypothesis.run_names)
     mixed = sum(len(copy.runs) > 1 for name in exp.copies for copy in exp.product.copies[name]
@@ -85,7 +86,7 @@ def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:
                  f"mixed · {plural(cost.calls, 'call')} · {cost.forwards:.2f} forward passes")
     if len(exp.hypotheses) > 1:
         lines[-1] += f" for {len(exp.hypotheses)} hypotheses, number {which} drawn"
-    lines += _asked(exp, which)
+    lines += asks
     certificate = exp.parts.graph.certificate
     lines += wrap(parity(certificate), WIDTH)
     return replace(sketch, legend=legend, caption=tuple(lines))

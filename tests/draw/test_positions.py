@@ -172,6 +172,7 @@ def test_a_node_at_a_position(small: rw.Components) -> None:
     assert "elsewhere → m1 → logits" in picture.text(rest)
     assert "asks 1 position (@END) in 1 mixture" in picture.caption
     assert "21 copies, 2 mixed" in picture.caption
+    assert "■ clean 156 paths at some positions" in picture.caption
 
 
 def test_a_source_at_a_position(small: rw.Components) -> None:
