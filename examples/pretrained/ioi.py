@@ -3,7 +3,7 @@
     python examples/pretrained/ioi.py --pairs 32 --out ioi
 
 "When Mary and John went to the store, John gave a drink to" goes on with Mary.  Positions: IO
-(Mary), S1 and S2 (John), END.  Heads are found by three sweeps, the last first.
+(Mary), S1 and S2 (John), END.  Heads are found by three sweeps, from the logits back.
 """
 
 from __future__ import annotations
@@ -76,31 +76,39 @@ def find_heads(setting: Setting, pairs: rw.Pairs) -> Heads:
 def hypotheses(heads: Heads) -> dict[str, str]:
     """Each without positions, then with them (names end in `@`)."""
     m, s, n = heads.movers, heads.steer, heads.notice
-    values, placed_values = any_of(m, ".v"), any_of(m, "@END.v@IO")
+
+    def reads(port: str, *places: str) -> str:
+        return " | ".join(any_of(m, f"@END.{port}@{place}") for place in places)
+
+    values, keys = any_of(m, ".v"), any_of(m, ".k")
+    names, where = reads("v", "IO", "S1"), reads("k", "IO", "S1")
     steered = f"{any_of(s, '.v')} -> ... -> {any_of(m, '.q')}"
-    placed_steered = f"{any_of(s, '@END.v@S2')} -> ... -> {any_of(m, '@END.q')}"
-    noticed = f"{any_of(n)} -> ... -> {steered}"
-    placed_noticed = f"{any_of(n, '@S2')} -> ... -> {placed_steered}"
+    placed = f"{any_of(s, '@END.v@S2')} -> ... -> {any_of(m, '@END.q')}"
     return {
         "nothing": "~(...)",
         "movers": any_of(m),
-        "movers @": any_of(m, "@END"),
-        "values of movers": values,
-        "values of movers, from IO to END @": placed_values,
-        "values of movers, from IO or S1 to END @": f"{placed_values} | {any_of(m, '@END.v@S1')}",
-        "values, queries that are steered": f"{values} | {steered}",
-        "values, queries that are steered @": f"{placed_values} | {placed_steered}",
-        "values, queries that are steered by what is noticed": f"{values} | {noticed}",
-        "values, queries that are steered by what is noticed @":
-            f"{placed_values} | {placed_noticed}",
-        "values, keys and steered queries": f"{values} | {any_of(m, '.k')} | {steered}",
-        "values, keys and steered queries @":
-            f"{placed_values} | {any_of(m, '@END.k@IO')} | {placed_steered}",
+        "movers, writing at END @": any_of(m, "@END"),
+        "values": values,
+        "values from IO @": reads("v", "IO"),
+        "values from IO or S1 @": names,
+        "values from S2 @": reads("v", "S2"),
+        "values from END @": reads("v", "END"),
+        "values from anywhere else @":
+            f"{any_of(m, '@END.v')} - ({reads('v', 'IO', 'S1', 'S2', 'END')})",
+        "values, keys": f"{values} | {keys}",
+        "values, keys at IO or S1 @": f"{names} | {where}",
+        "values, keys, queries": f"{values} | {keys} | {any_of(m, '.q')}",
+        "values, keys at IO or S1, queries at END @": f"{names} | {where} | {any_of(m, '@END.q')}",
+        "values, keys, steered queries": f"{values} | {keys} | {steered}",
+        "values, keys at IO or S1, queries steered from S2 @": f"{names} | {where} | {placed}",
+        "the same, steered by what is noticed":
+            f"{values} | {keys} | {any_of(n)} -> ... -> {steered}",
+        "the same, steered by what is noticed at S2 @":
+            f"{names} | {where} | {any_of(n, '@S2')} -> ... -> {placed}",
         "all three kinds of heads": any_of(m + s + n),
-        "all three kinds of heads @":
+        "all three kinds, at END, END and S2 @":
             f"{any_of(m, '@END')} | {any_of(s, '@END')} | {any_of(n, '@S2')}",
-        "all heads, writing at S2 or END @": "a*.h*@END | a*.h*@S2",
-        "all heads": "a*.h*",
+        "all heads, writing at END @": "a*.h*@END",
         "from the names @": "tokens@IO | tokens@S1 | tokens@S2",
     }
 
@@ -110,7 +118,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("ioi"),
     swept: Annotated[int, typer.Option(help="How many prompts the sweeps take.")] = 16,
 ) -> None:
-    """Find the heads, then test paths with and without positions, on both counterfactuals."""
+    """Find the heads, then test paths with and without positions."""
     with show.errors(), show.steps() as step:
         setting = start(out, step)
         right = keep_right(setting.parts, ioi_pairs(setting.tokenizer), METRIC, 32,
@@ -119,7 +127,6 @@ def main(
         heads = find_heads(setting, sample(right, swept, lengths=2))
         rungs = {name: {"clean": paths} for name, paths in hypotheses(heads).items()}
         setting.ladder("ioi", rungs, kept, METRIC)
-        setting.ladder("ioi_flip", rungs, kept, METRIC, "flip")
 
 
 if __name__ == "__main__":
