@@ -27,9 +27,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def _parts() -> rw.Components:
-    from tests.zoo import tiny
+    from tests.zoo import traced
 
-    return rw.trace(tiny("gpt2")).components()
+    return traced("gpt2").parts
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ def expanded(parts: rw.Components, text: str = "a0.h1 -> ... -> a1.h2", **how: A
     return rw.expand(rw.Hypothesis(parts, {"clean": text}), **how)
 
 
-@pytest.mark.parametrize("family", FIVE)
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma3", "bert"])
 def test_predicted_is_counted(family: str) -> None:
     parts = wide(family)
     exp = expanded(parts)
@@ -50,8 +50,10 @@ def test_predicted_is_counted(family: str) -> None:
             assert predicted.peak == pytest.approx(real.peak, rel=0.15)
 
 
-@pytest.mark.parametrize("text", ["a1.h3.v -> logits", "a0.h1.q | m0 -> a1.h2.k", "..."])
-@pytest.mark.parametrize("how", [{}, {"last": True}, {"last": True, "columns": (3, 5)}])
+@pytest.mark.parametrize(("text", "how"), [
+    ("a1.h3.v -> logits", {"last": True, "columns": (3, 5)}),
+    ("a0.h1.q | m0 -> a1.h2.k", {}), ("a0.h1.q | m0 -> a1.h2.k", {"last": True}),
+    ("...", {}), ("...", {"last": True, "columns": (3, 5)})])
 def test_expansions(text: str, how: dict[str, Any]) -> None:
     exp = expanded(traced("llama").parts, text, **how)
     given = [tokens(4, 9, seed) for seed in range(len(exp.runs))]
@@ -78,11 +80,12 @@ def test_flops_are_a_polynomial(family: str) -> None:
 
 
 def test_every_layer_costs_the_same() -> None:
-    two, four, six = (cost(rw.trace(tiny("llama", num_hidden_layers=n))) for n in (2, 4, 6))
+    two, three, four = (cost(graph) for graph in (
+        traced("llama").graph, *(rw.trace(tiny("llama", num_hidden_layers=n)) for n in (3, 4))))
     for name in ("flops", "elementwise", "bytes", "kernels"):
-        values = [getattr(each, name) for each in (two, four, six)]
+        values = [getattr(each, name) for each in (two, three, four)]
         assert values[2] - values[1] == values[1] - values[0] != 0
-    assert four.peak == six.peak
+    assert three.peak == four.peak
 
 
 def test_one_run_costs_what_the_model_costs() -> None:

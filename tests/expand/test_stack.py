@@ -16,15 +16,11 @@ from torch.utils._pytree import tree_leaves
 import rewrite as rw
 from rewrite.expand.stackable import Unstackable
 from tests.models.table import TABLE
-from tests.zoo import FAMILIES, tiny, tokens
-
-PARTS: dict[str, rw.Components] = {}
+from tests.zoo import FAMILIES, tokens, traced
 
 
 def parts_of(family: str) -> rw.Components:
-    if family not in PARTS:
-        PARTS[family] = rw.trace(tiny(family, dtype=torch.float64)).components()
-    return PARTS[family]
+    return traced(family, torch.float64).parts
 
 
 def inputs(parts: rw.Components, seed: int, batch: int = 2, length: int = 7) -> dict[str, Tensor]:
@@ -60,7 +56,7 @@ def hypotheses(draw: Any, parts: rw.Components) -> list[rw.Hypothesis]:
     return made
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_literal_module(family: str, data: st.DataObject) -> None:

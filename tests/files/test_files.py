@@ -11,12 +11,12 @@ import torch
 import rewrite as rw
 from rewrite.errors import FileError, PathError
 from rewrite.files import read_experiment
-from tests.zoo import tiny, tokens
+from tests.zoo import tokens, traced
 
 
 @pytest.fixture(scope="module")
 def parts() -> rw.Components:
-    return rw.trace(tiny("llama")).components()
+    return traced("llama").parts
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from rewrite.rules import (
     split_heads,
     split_norm,
 )
-from tests.zoo import FAMILIES, tiny, tokens
+from tests.zoo import FAMILIES, tokens, traced
 
 aten = torch.ops.aten
 
@@ -67,7 +67,7 @@ def test_what_changes_nothing_keeps_the_certificate() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_many_rules_on_models(family: str) -> None:
     """Attention opened, heads apart, norms split, all simplified, at other sizes than traced."""
-    graph = rw.trace(tiny(family, dtype=torch.float64))
+    graph = traced(family, torch.float64).graph
     after = graph.rewrite([open_attention, split_heads, push_down_slice, split_norm, *SIMPLIFY])
     given = {s.name: tokens(2, 7, 3) if s.name == "input_ids" else torch.ones(2, 7).long()
              for s in graph.inputs}
@@ -83,7 +83,7 @@ def test_many_rules_on_models(family: str) -> None:
 
 
 def test_at_a_name_a_glob_a_matcher_a_function() -> None:
-    graph = rw.trace(tiny("gpt2"))
+    graph = traced("gpt2").graph
     first = graph.find(m.op("scaled_dot_product_attention"))[0]
     for at in (first, m.op("scaled_dot_product_attention") & m.module("*.h.0.*"),
                lambda node: node.name == first):

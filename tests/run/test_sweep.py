@@ -150,7 +150,7 @@ def test_kernels_do_not_grow_with_the_rows_of_a_piece() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_memory_is_predicted(family: str) -> None:
-    parts = rw.trace(tiny(family)).components()
+    parts = traced(family).parts
     pairs = pairs_of(32, 24)
     made = [Hypothesis(parts, {"corrupt": f"{a} -> {b}"}, "clean") for a, b in parts.edges[::2]]
     expansion = rw.expand(made, last=True, columns=(1, 2, 3))
