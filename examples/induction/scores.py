@@ -7,6 +7,7 @@ for the previous occurrence of the current token, attend to the token after it, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -82,8 +83,11 @@ def measure(
         previous=diagonal(patterns, 1, 1))
 
 
-def draw(history: list[Scores], file: Path) -> None:
-    """Losses beside the scores of all heads, over the steps of training."""
+def draw(history: list[Scores], file: Path, said_twice: int = 0) -> None:
+    """Losses beside the scores of all heads, over the steps of training.
+
+    Heads that end above 0.3 are named; passages were said twice until the step `said_twice`.
+    """
     steps = [scores.step for scores in history]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -94,19 +98,23 @@ def draw(history: list[Scores], file: Path) -> None:
     ):
         left.plot(steps, values, style, color="black", label=label)
     left.set(xlabel="step", ylabel="loss (nats per token)", title="Loss")
-    left.legend(frameon=False)
-    heads = range(len(history[0].induction[0]))
-    for rows, layer, color, title in (
+    last = len(history[0].induction) - 1
+    for rows, layer, color, kind in (
         ([s.previous for s in history], 0, "tab:blue", "previous token"),
-        ([s.induction for s in history], len(history[0].induction) - 1, "tab:red", "induction"),
+        ([s.induction for s in history], last, "tab:red", "induction"),
     ):
-        for head in heads:
+        styles = cycle(("-", "--", ":", "-."))
+        for head in range(len(rows[0][layer])):
             values = [row[layer][head] for row in rows]
-            named = values[-1] >= 0.3
-            right.plot(steps, values, color=color, alpha=1.0 if named else 0.25)
-            if named:
-                right.annotate(f" a{layer}.h{head}", (steps[-1], values[-1]), color=color)
-        right.plot([], [], color=color, label=f"{title}, heads of layer {layer}")
-    right.set(xlabel="step", ylabel="attention", ylim=(0, 1), title="Attention of each head")
-    right.legend(frameon=False)
+            if values[-1] < 0.3:
+                right.plot(steps, values, color=color, alpha=0.2)
+                continue
+            right.plot(steps, values, next(styles), color=color, label=f"a{layer}.h{head}, {kind}")
+    right.set(xlabel="step", ylabel="attention", ylim=(-0.02, 1.02), title="Attention of each head")
+    for axes in (left, right):
+        if said_twice:
+            axes.axvline(said_twice, color="grey", linewidth=0.8)
+    left.legend(frameon=False, loc="center right")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(frameon=False, loc="upper left", fontsize="small")
     figure.savefig(file, dpi=120)

@@ -259,7 +259,7 @@ def main(
     state.model.save(out / "model.safetensors")
     made = rounded(report(state, chosen, len(tokens), text))
     (out / "scores.json").write_text(json.dumps(made) + "\n")
-    draw(state.history, out / "scores.png")
+    draw(state.history, out / "scores.png", chosen.repeated_until)
     if text is None:
         save_held_out(out / "held_out.safetensors", tokenizer(out / "tokenizer.json"))
 
