@@ -89,7 +89,7 @@ def draw(history: list[Scores], file: Path, said_twice: int = 0) -> None:
     Heads that end above 0.3 are named; passages were said twice until the step `said_twice`.
     """
     steps = [scores.step for scores in history]
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for values, label, style in (
         ([s.loss for s in history], "held-out text", "-"),
@@ -114,7 +114,7 @@ def draw(history: list[Scores], file: Path, said_twice: int = 0) -> None:
     for axes in (left, right):
         if said_twice:
             axes.axvline(said_twice, color="grey", linewidth=0.8)
-    left.legend(frameon=False, loc="center right")
+    left.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.2), fontsize="small")
     if right.get_legend_handles_labels()[0]:
-        right.legend(frameon=False, loc="upper left", fontsize="small")
+        right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     figure.savefig(file, dpi=120)
