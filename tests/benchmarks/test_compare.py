@@ -14,6 +14,8 @@ from benchmarks.scaling import by_edges, least
 from benchmarks.sides import Hooks, Ours, Resumed
 from benchmarks.tables import Table
 
+pytestmark = pytest.mark.xdist_group("compare")  # one process makes the fixtures
+
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 29, "n_positions": 64}
 
 

@@ -14,6 +14,8 @@ from rewrite.cli.plots import tokenizer_of, write_plots
 from rewrite.errors import FileError
 from tests.tinyfolder import save_tiny
 
+pytestmark = pytest.mark.xdist_group("plots")  # one process makes the fixtures
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

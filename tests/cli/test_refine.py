@@ -15,6 +15,8 @@ from rewrite.cli import app
 from tests.tinyfolder import save_tiny
 from tests.zoo import tokens
 
+pytestmark = pytest.mark.xdist_group("refine")  # one process makes the fixtures
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ from rewrite.cli import app
 from tests.tinyfolder import save_tiny
 from tests.zoo import tokens
 
+pytestmark = pytest.mark.xdist_group("sweeps by command")  # one process makes the fixtures
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

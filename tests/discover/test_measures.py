@@ -17,6 +17,8 @@ from rewrite.measure.stats import ratios
 from tests.run.test_sweep import pairs_of
 from tests.zoo import tokens, traced
 
+pytestmark = pytest.mark.xdist_group("planted")  # one process makes the fixtures
+
 PAIRS = pairs_of()
 NOTHING = "~(...)"
 

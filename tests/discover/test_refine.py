@@ -21,6 +21,8 @@ from rewrite.paths import example_paths
 from tests.run.test_sweep import pairs_of
 from tests.zoo import traced
 
+pytestmark = pytest.mark.xdist_group("planted")  # one process makes the fixtures
+
 PAIRS = pairs_of(6)
 OPTIONS: dict[str, Any] = {"by": "gain", "tolerance": 0.005, "candidates": ["extend", "swap"]}
 

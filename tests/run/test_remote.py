@@ -75,6 +75,7 @@ def dying(flag: Path, message: str = "") -> rw.Metric:
     return rw.custom(effect, "distance")
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_worker_dies_and_nothing_is_lost(cluster: Any, tmp_path: Path) -> None:
     parts, flag, file = parts_of("gpt2"), tmp_path / "flag", tmp_path / "s.jsonl"
     told: list[str] = []
@@ -94,6 +95,7 @@ def test_a_worker_dies_and_nothing_is_lost(cluster: Any, tmp_path: Path) -> None
     assert same(again, wanted) and at[0][0] > at[-1][0] - 4 * 6
 
 
+@pytest.mark.xdist_group("ray")
 def test_what_a_row_raises(cluster: Any, tmp_path: Path) -> None:
     def wrong(reference: Any, hypothesis: Any, batch: Batch) -> torch.Tensor:
         raise ValueError("no such thing")
