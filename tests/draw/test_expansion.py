@@ -18,6 +18,8 @@ from rewrite.errors import RewriteError
 from rewrite.ir.dag import Part
 from tests.draw.reading import Picture
 
+pytestmark = pytest.mark.xdist_group("twelve layers")  # one process makes the deep model
+
 QUERY = "a2.h1 -> a5.h3.q -> ... -> logits"
 DEEP = {
     "edge": {"clean": "a2.h1 -> a5.h3.q -> logits"},
