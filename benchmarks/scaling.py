@@ -20,8 +20,9 @@ COLUMNS = ("copies", "calls", "FLOPs / minimum", "seconds", "ms per edge",
 def least(given: Given) -> int:
     """FLOPs of products of matrices that patching these edges takes at the least.
 
-    The run `base` once, the run `patch` up to the senders, and for each edge everything
-    after its receiver once; in the last layer and after it only the last position.
+    The run `base` up to the last receiver, the run `patch` up to the senders, and for each edge
+    its receiver and everything after it once; in the last layer and after it only the last
+    position.
     """
     config, (batch, length) = given.model.config, given.base.shape
     width, last = config.n_embd, config.n_layer - 1
@@ -48,7 +49,9 @@ def least(given: Given) -> int:
     patch = sum(heads(config.n_head, length, length) + mlp(batch * length)
                 for _ in range(deepest))
     patch += heads(sum(layer == deepest for layer, _ in senders), length, length)
-    base = heads(config.n_head, rows(0), length) + after(0)
+    until = max(layer for _, (layer, _) in given.edges)
+    base = sum(heads(config.n_head, length, length) + mlp(batch * length) for _ in range(until))
+    base += heads(config.n_head - 1, rows(until), length)  # beside the receiver
     return base + patch + sum(after(layer) + heads(1, rows(layer), 0)
                               for _, (layer, _) in given.edges)
 
