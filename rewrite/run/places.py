@@ -27,14 +27,15 @@ class Asked:
 
 def nodes_asked(parts: Components, senders: str) -> list[Asked]:
     """All paths through each sender."""
-    return [Asked(name, "", PathSet(Name(name))) for name in _senders(parts, senders)]
+    return [Asked(str(PathSet(name)), "", PathSet(name)) for name in _senders(parts, senders)]
 
 
 def paths_asked(parts: Components, senders: str, receivers: str) -> list[Asked]:
     """The paths from each sender straight into the receivers, where there are any."""
     _ = paths(receivers)  # what cannot be read is an error, and not an empty sweep
     found: list[Asked] = []
-    for name in _senders(parts, senders):
+    for sender in _senders(parts, senders):
+        name = str(PathSet(sender))
         with suppress(PathError):  # no edge leads from this sender to a receiver
             asked = paths(f"{name} -> ({receivers})")
             check_reachable(asked, parts.dag)
@@ -46,24 +47,31 @@ def paths_asked(parts: Components, senders: str, receivers: str) -> list[Asked]:
 
 def edges_asked(parts: Components, senders: str, receivers: str) -> list[Asked]:
     """Every edge from a sender to a receiver, in the order of the receivers in the model."""
-    wiring, wanted = Wiring.of(parts.dag), 0
-    for name in _names(receivers):
+    wiring = Wiring.of(parts.dag)
+    readers: dict[str, list[Name]] = {}
+    for name, place in _names(receivers):
         if not re.fullmatch(ATOM, tidy(name)):
             raise PathError(f"each edge by itself ends at a receiver: name them, as in "
                             f"'a*.h*.q | logits'; found {name!r}")
-        if not wiring.named(tidy(name)):
+        named = wiring.named(tidy(name))
+        if not named:
             raise UnknownName(f"no receiver is called {name!r}; {near(name, parts.dag.symbols)}")
-        wanted |= wiring.named(tidy(name))
-    writers = set(_senders(parts, senders))
-    found = [edge for edge in dict.fromkeys(parts.edges)
-             if edge[0] in writers and wiring.bits[edge[1]] & wanted]
+        for symbol, bit in wiring.bits.items():
+            if bit & named:
+                readers.setdefault(symbol, []).append(Name(symbol, place))
+    writers: dict[str, list[Name]] = {}
+    for sender in _senders(parts, senders):
+        writers.setdefault(sender.text, []).append(sender)
+    found = [(sender, reader) for a, b in dict.fromkeys(parts.edges)
+             for sender in writers.get(a, ()) for reader in dict.fromkeys(readers.get(b, ()))]
     if not found:
         raise PathError(f"no edge goes from {senders!r} straight to {receivers!r}")
-    return [Asked(*edge, _edge(parts, wiring, *edge)) for edge in found]
+    return [Asked(str(PathSet(a)), str(PathSet(b)), _edge(parts, wiring, a, b)) for a, b in found]
 
 
-def _edge(parts: Components, wiring: Wiring, sender: str, receiver: str) -> PathSet:
+def _edge(parts: Components, wiring: Wiring, writer: Name, reader: Name) -> PathSet:
     """The paths along one edge; names also mean what their own name begins with."""
+    sender, receiver = writer.text, reader.text
     own = sum(wiring.bits[symbol] for symbol in symbols_of(parts.dag[sender]))
     if (wiring.named(sender), wiring.named(receiver)) != (own, wiring.bits[receiver]):
         meant = {(a, b) for a, b in parts.edges if wiring.bits[b] & wiring.named(receiver) and any(
@@ -72,19 +80,27 @@ def _edge(parts: Components, wiring: Wiring, sender: str, receiver: str) -> Path
             others = ", ".join(f"{a} -> {b}" for a, b in sorted(meant - {(sender, receiver)})[:3])
             raise PathError(f"{sender} -> {receiver} cannot be told from {others}, whose names "
                             "begin alike: leave it out of the senders or receivers")
-    return PathSet(Chain((Name(sender), Name(receiver))))
+    return PathSet(Chain((writer, reader)))
 
 
-def _senders(parts: Components, pattern: str) -> Iterator[str]:
-    """Names of the sources and parts that a pattern such as `a*.h* | m*` matches."""
-    wiring, wanted = Wiring.of(parts.dag), 0
-    for name in _names(pattern):
+def _senders(parts: Components, pattern: str) -> Iterator[Name]:
+    """The sources and parts that a pattern such as `a*.h*@END | m*` matches, at its positions."""
+    wiring = Wiring.of(parts.dag)
+    wanted: dict[str, int] = {}
+    for name, place in _names(pattern):
         if not re.fullmatch(ATOM, tidy(name)) or not wiring.named(tidy(name)):
             raise UnknownName(f"no sender is called {name!r}; {near(name, parts.names)}")
-        wanted |= wiring.named(tidy(name))
-    return (node.name for node in parts.dag.nodes
-            if any(wiring.bits[symbol] & wanted for symbol in symbols_of(node)))
+        wanted[place] = wanted.get(place, 0) | wiring.named(tidy(name))
+    return (Name(node.name, place) for node in parts.dag.nodes for place, bits in wanted.items()
+            if any(wiring.bits[symbol] & bits for symbol in symbols_of(node)))
 
 
-def _names(pattern: str) -> list[str]:
-    return [name.strip() for name in pattern.split("|")]
+def _names(pattern: str) -> list[tuple[str, str]]:
+    """Names and their positions, "" for any; raises `PathError` for what is no position."""
+    found: list[tuple[str, str]] = []
+    for item in pattern.split("|"):
+        name, at, place = item.strip().partition("@")
+        if at:
+            _ = paths(f"any@{place}")
+        found.append((name, tidy(place)))
+    return found

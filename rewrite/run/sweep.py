@@ -59,13 +59,15 @@ class Sweep:
     def grid(self, column: str = "effect") -> pd.DataFrame:
         """Edges as a table of senders (rows) by receivers (columns), nan where there is no edge.
 
-        With one receiver, or for nodes: heads as a table of layers by heads; others are left out.
+        With one receiver, or for nodes: heads as a table of layers (at each position that was
+        asked for) by heads; others are left out.
         """
         if self.has_edges:
             table = self.table.pivot(index="sender", columns="receiver", values=column)
             return table.loc[self.table["sender"].unique(), self.table["receiver"].unique()]
-        names = self.table["sender"].str.extract(r"^(?P<layer>.*)\.h(?P<head>\d+)$")
-        found = self.table.assign(layer=names["layer"], head=names["head"]).dropna(subset="head")
+        names = self.table["sender"].str.extract(r"^(?P<layer>.*)\.h(?P<head>\d+)(?P<at>@.*)?$")
+        layers = names["layer"] + names["at"].fillna("")
+        found = self.table.assign(layer=layers, head=names["head"]).dropna(subset="head")
         if found.empty:
             raise HypothesisError("a grid shows attention heads; no sender here is one")
         found = found.assign(head=found["head"].astype(int))
@@ -73,9 +75,11 @@ class Sweep:
         return grid.loc[list(dict.fromkeys(found["layer"]))]
 
     def draw(self, path: str | Path, column: str = "change") -> Path:
-        """Heatmap of the grid, to SVG, PNG or PDF by suffix."""
+        """Heatmap of the grid, to SVG, PNG or PDF by suffix; of effects if no score changes."""
         from rewrite.run.heatmap import heatmap
 
+        if column == "change" and np.isnan(self.table[column].to_numpy(dtype=float)).all():
+            column = "effect"  # the metric has no score
         what = "edge from each sender" if self.has_edges else (
             "path from each head" if self.receiver else "all paths through each head")
         title = f"{what}{' to ' * bool(self.receiver)}{self.receiver}, {self.metric}, n = {self.n}"
@@ -135,6 +139,7 @@ def sweep(
     * `each=True` patches every edge by itself: `sweep(parts, "*", "*", each=True)` has one row
       for each of `parts.edges`.  Receivers are then names with globs, joined by `|`.
     * `receivers=None` patches nodes: all paths through each sender.
+    * Names may say positions: `a*.h*@S2 | a*.h*@END` has a row for each head at each of the two.
 
     >>> rw.sweep(parts, "a1.h*", "logits", pairs=pairs, metric="kl_divergence").grid().shape
     (1, 4)
