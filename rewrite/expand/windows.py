@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 
 from rewrite.errors import HypothesisError
 from rewrite.expand.product import Copy, Mixed, Product
+from rewrite.ir.flow import args, shape
 from rewrite.ir.ops import at_hops, attention_pattern, attention_scores, by_hop, weighed
 from rewrite.parts import Component
 from rewrite.rules.scores import PRODUCTS
@@ -28,6 +30,7 @@ FUSED = aten.scaled_dot_product_attention.default
 SIZES = {aten.sym_size.int, aten.sym_stride.int, aten.sym_numel.default}
 ALIGNED = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, operator.add, operator.mul}
 Place = tuple[str, int]  # a node and which copy of it
+PORTS = ("q", "k", "v")
 APART = {"q": "q", "k": "k", "v": "v"}
 
 
@@ -64,6 +67,7 @@ def classes_by_port(
     `reads` are the readings of one copy of the layer or of several that run together.
     """
     assert layer.region is not None
+    check_hops(layer)
     offsets = classes_of(product, [place for each in reads for place in each])
     kinds = range(len(offsets) + 1)
     slots: dict[Slot, list[Place]] = {}
@@ -80,6 +84,27 @@ def classes_by_port(
             slots |= {(port, node): list(read)
                       for node, read in zip(nodes, readings, strict=True)}
     return Classes(offsets, used["k"], used["v"]), slots
+
+
+def check_hops(layer: Component) -> None:
+    """Raise `HypothesisError` unless queries and keys count the same positions, in order.
+
+    They do not in cross-attention, nor where attention is computed in blocks.
+    """
+    assert layer.region is not None and layer.region.layer is not None
+    read = {sympy.sympify(shape(node)[1]) for port, node in layer.region.slots
+            if port in PORTS and len(shape(node)) > 2}
+    seen: set[sympy.Basic] = set()
+    for core, _ in layer.region.layer.cores:
+        node = core.softmax
+        sizes = [shape(args(node)[i])[-2] for i in (0, 1)] if node.target is FUSED else (
+            shape(node)[-2:])
+        seen.update(map(sympy.sympify, sizes))
+    if len(read) != 1 or seen != read:
+        counts = ", ".join(sorted(map(str, seen | read)))
+        raise HypothesisError(
+            f"{layer.short} has no hops: its queries and keys count {counts} positions, which "
+            "are not those of one sequence; use a position such as .k@S2 in place of a window")
 
 
 def _at_class(product: Product, place: Place, offsets: Sequence[int], kind: int) -> Place:

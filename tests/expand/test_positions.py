@@ -134,3 +134,19 @@ def test_data_sets_carry_positions() -> None:
         rw.Pairs.from_tensors(RUNS, positions={"S": [1, 2]})
     with pytest.raises(DataError, match="named like a Python variable"):
         rw.Pairs.from_tensors(RUNS, positions={"S 1": [1, 2, 3]})
+
+
+def test_no_hops_between_two_sequences() -> None:
+    import transformers as tf
+
+    torch.manual_seed(0)
+    model = tf.T5ForConditionalGeneration(tf.T5Config(
+        vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_decoder_layers=1,
+        num_heads=4, decoder_start_token_id=0)).eval()
+    parts = rw.trace(model).components()
+    cross = next(name for name in parts.heads if ".x0." in name)
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": f"{cross}.k[-1]"}))
+    with pytest.raises(HypothesisError, match="has no hops: its queries and keys count"):
+        _ = exp.module
+    own = next(name for name in parts.heads if "enc.a0." in name)
+    assert rw.expand(rw.Hypothesis(parts, {"clean": f"{own}.k[-1]"})).module is not None
