@@ -16,27 +16,33 @@ from rewrite.errors import FileError
 from rewrite.measure import Pairs
 from rewrite.parts import Components
 
+ROW: Mapping[str, type | tuple[type, ...]] = {
+    "row": int, "sender": str, "receiver": str,
+    **dict.fromkeys(("effect", "low", "high", "change"), (float, int, type(None)))}
+"""What a row holds; JSON has no nan, so that is null."""
+
 
 class Record:
     """Rows of one sweep in a file, one JSON object a line, below a line that says which sweep.
 
     A file that exists is read, and must be of the same sweep: `rows` are those that are done,
     by number, in the order in which they were found.
-    Raises `FileError` that says what differs, or what else the file is.
+    Raises `FileError` that says what differs, what else the file is, or which line is no row.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path: Path = path
         self.rows: dict[int, dict[str, Any]] = {}
         head = {"kind": "sweep rows", **identity}
+        first = json.dumps(head) + "\n"
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             whole = text[: text.rfind("\n") + 1]  # a line that was cut off is not done
-            if whole:
-                self._check(whole, head)
-            else:
+            if first.startswith(text):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                whole = json.dumps(head) + "\n"
+                whole = first
+            else:
+                self._check(whole or text, head)
             if whole != text:
                 path.write_text(whole, encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -44,19 +50,26 @@ class Record:
                             "in a folder that you may write to") from error
 
     def _check(self, text: str, head: Mapping[str, Any]) -> None:
-        try:
-            found, *rows = map(json.loads, text.splitlines())
-        except json.JSONDecodeError:
-            found, rows = None, []
-        if not isinstance(found, dict) or found.get("kind") != head["kind"]:
+        first, *lines = text.splitlines()
+        found = _object(first)
+        if found.get("kind") != head["kind"]:
             raise FileError(f"{self.path} is no file of a sweep: give another name")
-        if other := [name for name in head if found.get(name) != head[name]]:
-            differ = "; ".join(f"{name} was {found.get(name)}, now {head[name]}" for name in other)
+        if other := [name for name in head if name not in found or found[name] != head[name]]:
+            differ = "; ".join(
+                f"{name} was {found[name]}, now {head[name]}" if name in found else
+                f"it does not say its {name}, as every sweep does now" for name in other)
             raise FileError(f"{self.path} holds the rows of another sweep: {differ}\n"
                             "give another file, or remove this one")
-        for row in rows:
-            number = row.pop("row")
-            self.rows[number] = {k: nan if v is None else v for k, v in row.items()}
+        for number, line in enumerate(lines, start=2):
+            row = _object(line)
+            if wrong := [f"{name} is {row[name]!r}" if name in row else f"it has no {name}"
+                         for name, kind in ROW.items() if not isinstance(row.get(name, ()), kind)]:
+                what = ", ".join(wrong) if row else f"it is {line[:40]!r}"
+                raise FileError(
+                    f"{self.path} was written by another version, or edited: line {number} is no "
+                    f"row of a sweep, {what}\nremove the line to have its row measured again, or "
+                    "give another file")
+            self.rows[row.pop("row")] = {k: nan if v is None else v for k, v in row.items()}
 
     def add(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
         """Write rows behind those that are there."""
@@ -65,6 +78,15 @@ class Record:
             for number, row in rows.items()]
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
+
+
+def _object(line: str) -> dict[str, Any]:
+    """The JSON object of a line; empty for anything else."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def digest_of_model(parts: Components) -> str:

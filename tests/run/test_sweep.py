@@ -307,12 +307,38 @@ def test_a_file_of_another_sweep(tmp_path: Path) -> None:
         call = {"parts": parts, "senders": "a1.h*", "receivers": "logits", **OPTIONS, **change}
         with pytest.raises(FileError, match=says):
             rw.sweep(file=file, **call)
-    for text in ("hello\n", '{"kind": "pairs"}\n', "[1]\n"):
+    for text in ("hello\n", '{"kind": "pairs"}\n', "[1]\n", "notes", '{"kind": "pai'):
         file.write_text(text)
         with pytest.raises(FileError, match="is no file of a sweep"):
             rw.sweep(parts, "a1.h*", file=file, **OPTIONS)
+        assert file.read_text() == text, "what is no sweep is left alone"
     with pytest.raises(FileError, match="cannot hold the rows"):
         rw.sweep(parts, "a1.h*", file=tmp_path, **OPTIONS)
+
+
+def test_a_file_of_another_version(tmp_path: Path) -> None:
+    parts, file = parts_of("gpt2"), tmp_path / "s.jsonl"
+    whole = rw.sweep(parts, "a1.h*", file=file, **OPTIONS)
+    text = file.read_text()
+    head, row, *rest = text.splitlines()
+
+    def without(line: str, *names: str, **more: Any) -> str:
+        return json.dumps({k: v for k, v in json.loads(line).items() if k not in names} | more)
+
+    for lines, says in (
+        ([without(head, "paths"), row], "it does not say its paths, as every sweep does now"),
+        ([head, row, without(row, "row")], r"line 3 is no row of a sweep, it has no row\n"),
+        ([head, without(row, "low", effect="big")], "effect is 'big', it has no low"),
+        ([head, "hello", row], "line 2 is no row of a sweep, it is 'hello'"),
+        ([head, "[1, 2]"], r"it is '\[1, 2\]'\nremove the line to have its row measured again"),
+    ):
+        file.write_text("\n".join([*lines, ""]))
+        with pytest.raises(FileError, match=says):
+            rw.sweep(parts, "a1.h*", file=file, **OPTIONS)
+    file.write_text("\n".join([head, *rest, ""]))
+    assert same(rw.sweep(parts, "a1.h*", file=file, **OPTIONS).table, whole.table)
+    file.write_text(text[: len(head) // 2])  # the power failed at once
+    assert same(rw.sweep(parts, "a1.h*", file=file, **OPTIONS).table, whole.table)
 
 
 def test_weights_that_changed_are_another_model(tmp_path: Path) -> None:
