@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 import rewrite as rw
 from rewrite.demo import ioi_pairs
 from rewrite.demo.study import keep_right, sample
-from rewrite.discover import completeness, minimality, refine
 from rewrite.trace.packaged import folder
 
 
@@ -26,11 +25,11 @@ def main(out: Path, steps: int) -> None:
     pairs = keep_right(parts, pairs, rw.logit_diff(), 32, lambda done, total: None)
     pairs = pairs.subset(slice(0, 18))
     nothing = rw.Hypothesis(parts, {"clean": "~(...)"})
-    log = refine(nothing, pairs, rw.logit_diff(), steps=steps, tolerance=0.02,
-                 file=out / "log.json")
+    log = rw.refine(nothing, pairs, rw.logit_diff(), steps=steps, tolerance=0.02,
+                    file=out / "log.json")
     print(log)
-    print(minimality(log.hypothesis, pairs, rw.logit_diff(), tolerance=0.02))
-    print(completeness(log.hypothesis, pairs, rw.logit_diff()))
+    print(rw.minimality(log.hypothesis, pairs, rw.logit_diff(), tolerance=0.02))
+    print(rw.completeness(log.hypothesis, pairs, rw.logit_diff()))
     (out / "log.md").write_text(log.markdown(), encoding="utf-8")
     log.draw(out / "log.png")
 
