@@ -37,12 +37,11 @@ class Record:
         first = json.dumps(head) + "\n"
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
-            whole = text[: text.rfind("\n") + 1]  # a line that was cut off is not done
+            whole = text[: text.rfind("\n") + 1] or first  # a line that was cut off is not done
             if first.startswith(text):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                whole = first
             else:
-                self._check(whole or text, head)
+                self._check(whole if "\n" in text else text, head)
             if whole != text:
                 path.write_text(whole, encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +68,8 @@ class Record:
                     f"{self.path} was written by another version, or edited: line {number} is no "
                     f"row of a sweep, {what}\nremove the line to have its row measured again, or "
                     "give another file")
-            self.rows[row.pop("row")] = {k: nan if v is None else v for k, v in row.items()}
+            at = row.pop("row")
+            self.rows[at] = {k: nan if v is None else v for k, v in row.items()}
 
     def add(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
         """Write rows behind those that are there."""
