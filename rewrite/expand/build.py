@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from rewrite.expand.positions import Positions, groups_of
+from rewrite.expand.positions import Positions, Spots, groups_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.expand.windows import APART, classes_by_port, classes_of, windowed
 from rewrite.ir.dag import Constant, Join, Node, Part, Source
@@ -41,11 +41,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Built:
-    """The literal module, with what it costs."""
+    """A module, with what it costs, and the spots whose first positions it may be given."""
 
     module: fx.GraphModule
     calls: int
     weights: int
+    starts: tuple[Spots, ...] = ()
 
 
 def build(
@@ -119,7 +120,7 @@ class _Builder:
                 copy.test, name, [self._full(*side) for side in sides], label)
         else:
             self.rows[place] = self.positions.mixed(
-                copy.test, name, [self._row(*side) for side in sides], label, last=True)
+                copy.test, name, [self._row(*side) for side in sides], label, LAST)
 
     def _row_body(self, name: str) -> Body | None:
         columns = self.reading.columns if name in self.product.dag.outputs else None
@@ -205,7 +206,8 @@ class _Builder:
         given = {slot: self._row(*read) if row and slot[0] in ("q", "") else self._full(*read)
                  for slot, (read,) in slots.items()}
         table = self.rows if row else self.full
-        table[place] = self.assembler.part_by_slots(body, given, label, layer.region.output, row)
+        like = None if row else layer.region.output
+        table[place] = self.assembler.part_by_slots(body, given, label, like)
 
     def _call(
         self, name: str, values: list[fx.Node], label: str, heads: tuple[int, ...] | None = None,

@@ -15,7 +15,7 @@ from rewrite.errors import HypothesisError, InputError, near
 from rewrite.expand.build import Built, Reading, build
 from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
-from rewrite.expand.positions import groups_of, masks_for, source_with
+from rewrite.expand.positions import first_of, groups_of, masks_for, source_with
 from rewrite.expand.product import Product, expand_dag
 from rewrite.expand.stack import build_stacked
 from rewrite.expand.stackable import Unstackable
@@ -84,6 +84,9 @@ class Expansion:
         neither with paths nor with hypotheses; results agree with those of `module` up to
         rounding.  Raises `Unstackable`, which says why, for models whose values do not have
         the batch first.
+
+        Behind the arguments of `module` it may be given the first positions at which copies
+        differ (`all_arguments`): it then computes them from there on only.
         """
         if isinstance(self._stacks, Unstackable):
             raise self._stacks
@@ -152,7 +155,7 @@ class Expansion:
         """The same as a call, by the stacked module where the model allows it: faster."""
         if self.not_stacked:
             return self(positions, **runs)
-        values = self.together(*self.arguments(runs, positions))
+        values = self.together(*self.all_arguments(runs, positions))
         count = len(self.hypotheses)
         apart = list(zip(*(value.chunk(count) for value in values), strict=True))
         return self._outputs(apart[0] if self.single else apart)
@@ -195,6 +198,20 @@ class Expansion:
                             spec.name in shared)
             arguments += [runs[run][s.name] for s in graph.inputs if s.name not in shared]
         return arguments + masks_for(self.parts, self.places, runs[first], positions or {})
+
+    def all_arguments(
+        self, runs: Mapping[str, Mapping[str, Tensor]], positions: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """The positional arguments of `together`: those of `module`, and where tails start.
+
+        A copy that equals another one before position i of all examples is computed from i on.
+        """
+        given = self.arguments(runs, positions)
+        if isinstance(self._stacks, Unstackable):
+            return given
+        masks = dict(zip(self.places, given[len(given) - len(self.places):], strict=True))
+        return given + [first_of(spots, self.parts, masks, runs[self.runs[0]])
+                        for spots in self._stacks.starts]
 
     def formula(self, latex: bool = False) -> str:
         """What mixes runs, as equations with equal layers folded (see `rewrite.expand.formula`)."""

@@ -19,7 +19,8 @@ from rewrite.parts.assemble import Assembler
 from rewrite.parts.names import member_of
 from rewrite.paths.tree import Condition
 
-LAST = ((-1, None),)
+Spot = tuple[str, object]  # a named place or a slice, with the symbol of its length
+Spots = frozenset[Spot]
 _SLICE = re.compile(r"\[([+-]?\d*)(:?)([+-]?\d*)\]")
 
 
@@ -33,14 +34,17 @@ class Positions:
         self._masks: dict[tuple[str, object], fx.Node] = {}
 
     def mixed(
-        self, test: Condition, name: str, sides: Sequence[fx.Node], label: str, last: bool = False
+        self, test: Condition, name: str, sides: Sequence[fx.Node], label: str, ranges: Any = None
     ) -> fx.Node:
-        """`sides[0]` where the position of the value `name` passes, else `sides[1]`."""
+        """`sides[0]` where the position of the value `name` passes, else `sides[1]`.
+
+        `ranges` of positions are what the sides hold, None for all.
+        """
         graph = self.assembler.graph
         length = length_of(self.assembler.parts, name)
         mask = self._mask(test.place, length)
-        if last:
-            mask = graph.call_function(take, (mask, 1, LAST))
+        if ranges is not None:
+            mask = graph.call_function(take, (mask, 1, ranges))
         made = graph.create_node("call_function", mix_rows, (mask, *sides),
                                  name=re.sub(r"\W", "_", label))
         made.meta["component"] = label
@@ -124,6 +128,27 @@ def masks_for(
         batch, size = inputs[source].shape[:2]
         masks.append(as_mask(place, given[place], batch, size, inputs[source].device))
     return masks
+
+
+def first_of(
+    spots: Spots, parts: Components, masks: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+) -> int:
+    """The first position of any of some places, in any of the examples.
+
+    `masks` are those of named places; each place comes with the symbol of its length.
+    """
+    found: list[int] = []
+    for place, length in spots:
+        size = inputs[source_with(parts, length)].shape[1]
+        if place.startswith("["):
+            low, high = ends_of(place)
+            inside = range(size)[low:high]
+            found.append(inside[0] if inside else size)
+        else:
+            columns = masks[place].any(0).nonzero()
+            found.append(int(columns[0]) if len(columns) else size)
+        found[-1] = min(found[-1], size - 1)  # one row at least, so that no kernel is without work
+    return min(found)
 
 
 def as_mask(

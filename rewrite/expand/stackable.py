@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -31,6 +32,15 @@ class StackAssembler(Assembler):
         self.count = 1
         self._spread: dict[tuple[fx.Node, int], fx.Node] = {}
         self._batch = batch_of(parts)
+
+    @contextmanager
+    def spread_over(self, count: int) -> Iterator[None]:
+        """Context is that of so many copies."""
+        before, self.count = self.count, count
+        try:
+            yield
+        finally:
+            self.count = before
 
     def given(self, node: fx.Node) -> fx.Node:
         """A context value, once for each copy if it has a batch."""

@@ -107,7 +107,8 @@ def copies(x: Tensor, count: int, index: Tensor | slice) -> Tensor:
     >>> copies(torch.arange(6), 3, slice(1, 2))
     tensor([2, 3])
     """
-    return x.unflatten(0, (count, -1))[index].flatten(0, 1)
+    at = index if isinstance(index, slice) else index.to(x.device)
+    return x.unflatten(0, (count, -1))[at].flatten(0, 1)
 
 
 def for_copies(x: Tensor, count: int) -> Tensor:
@@ -128,6 +129,15 @@ def mix_rows(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     tensor([[1., 0.]])
     """
     return torch.where(where.reshape(*where.shape, *(1,) * (yes.ndim - 2)), yes, no)
+
+
+def with_tail(base: Tensor, tail: Tensor, dim: int, start: int) -> Tensor:
+    """`base` before the index `start` of an axis, then `tail`.
+
+    >>> with_tail(torch.zeros(4), torch.ones(2), 0, 2)
+    tensor([0., 0., 1., 1.])
+    """
+    return torch.cat([base.narrow(dim, 0, start), tail], dim)
 
 
 def positions_of(x: Tensor, low: int | None, high: int | None) -> Tensor:

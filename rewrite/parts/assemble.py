@@ -81,8 +81,12 @@ class Assembler:
         alike: Mapping[str, str] | None = None,
         body: Body | None = None,
         label: str | None = None,
+        start: fx.Node | None = None,
     ) -> fx.Node:
-        """Component `name`, reading `values` (one for each slot of its region)."""
+        """Component `name`, reading `values` (one for each slot of its region).
+
+        A body that computes a tail of its rows is told where it starts.
+        """
         component = self.parts.component(name)
         if component.region is None:
             return values[0]
@@ -93,16 +97,21 @@ class Assembler:
             (names.get(port, port) if component.heads else "", node): value
             for (port, node), value in zip(_slots(component), values, strict=True)
         }
-        made = self._call(body, label or name, tuple(given[slot] for slot in body.slots))
+        made = self._call(body, label or name, tuple(given[slot] for slot in body.slots), start)
         return _noted(made, component.region.output) if whole else made
 
     def part_by_slots(
         self, body: Body, given: Mapping[tuple[str, fx.Node], fx.Node], label: str,
-        output: fx.Node, row: bool = False,
+        output: fx.Node | None = None, start: fx.Node | None = None,
     ) -> fx.Node:
-        """A body on the values of its slots; without `row`, its result is like `output`."""
-        made = self._call(body, label, tuple(given[slot] for slot in body.slots))
-        return made if row else _noted(made, output)
+        """A body on the values of its slots; its result is like `output` if one is named."""
+        made = self._call(body, label, tuple(given[slot] for slot in body.slots), start)
+        return made if output is None else _noted(made, output)
+
+    def number(self, name: str) -> fx.Node:
+        """An integer that the module is given last; 0 if it is not."""
+        with self.graph.inserting_before(self._context_at):
+            return self.graph.placeholder(name, default_value=0)
 
     def where(self, place: str) -> fx.Node:
         """The mask [batch, positions] of a named position: an input of the module."""
@@ -144,7 +153,9 @@ class Assembler:
             alike = sums and all(same(value, values[0]) for value in values)
             node.meta["val"] = values[0] if alike else infer(node, mode, module)
 
-    def _call(self, body: Body, name: str, values: Iterable[fx.Node]) -> fx.Node:
+    def _call(
+        self, body: Body, name: str, values: Iterable[fx.Node], start: fx.Node | None = None
+    ) -> fx.Node:
         key = id(body.module)  # alive as long as `root`, so no other body gets its number
         if key not in self._bodies:
             stem, count = _plain(name.partition("__")[0]), 0
@@ -155,6 +166,9 @@ class Assembler:
             self._bodies[key] = target
             self.root[target] = body.module
         args = (*values, *(self.given(node) for node in body.context))
+        if body.tail:
+            assert start is not None, name
+            args = (*args, start)
         target = self._bodies[key]
         made = self.graph.create_node("call_module", target, args, name=_plain(name))
         made.meta["component"] = name

@@ -76,7 +76,7 @@ class Components:
     notes: tuple[str, ...]
     values: Mapping[fx.Node, str] = field(repr=False)
     granularity: str | None = None  # as it was asked for
-    _bodies: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by question
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,9 +118,9 @@ class Components:
         component = self.component(name)
         ports: dict[str, str] = dict.fromkeys("qkv", "x") if alike is None else dict(alike)
         key = (name, heads, tuple(sorted(ports.items())))
-        if key not in self._bodies:
-            self._bodies[key] = self._make_body(component, heads, ports)
-        return self._bodies[key]
+        if key not in self.kept:
+            self.kept[key] = self._make_body(component, heads, ports)
+        return self.kept[key]
 
     def _make_body(
         self, component: Component, heads: tuple[int, ...] | None, alike: dict[str, str]
@@ -156,10 +156,10 @@ class Components:
         logits, to some tokens).  None if some step looks at more than one position.
         """
         key = (name, "last row", heads, tuple(sorted((alike or {}).items())), columns)
-        if key not in self._bodies:
-            self._bodies[key] = self._make_last_row(
+        if key not in self.kept:
+            self.kept[key] = self._make_last_row(
                 self.component(name), heads, dict(alike or {}), columns)
-        return self._bodies[key]
+        return self.kept[key]
 
     def _make_last_row(
         self, component: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
@@ -195,11 +195,11 @@ class Components:
         found = None if name in self.components else member_of(name)
         component = self.component(found[0] if found else name)
         key = (component.short, "rowwise")
-        if key not in self._bodies:
+        if key not in self.kept:
             region = component.region
-            self._bodies[key] = region is None or is_rowwise(
+            self.kept[key] = region is None or is_rowwise(
                 self.cut.flow, region.output, self.cut.written)
-        return self._bodies[key]
+        return self.kept[key]
 
     @cached_property
     def module(self) -> fx.GraphModule:

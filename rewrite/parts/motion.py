@@ -35,9 +35,10 @@ class PartsMotion(Motion):
         return self.parts.rowwise(part)
 
     def looks_ahead(self) -> bool:
-        """Whether a layer of attention reads later tokens: measured by changing the last one.
+        """Whether a layer of attention reads later tokens: measured by changing the second half.
 
-        Without weights nothing can be measured, and it is assumed.
+        Without weights nothing can be measured, and it is assumed; so it is where a mask of
+        queries by keys is an input, which may be another one at every call.
         """
         return self._looks_ahead
 
@@ -46,6 +47,11 @@ class PartsMotion(Motion):
         graph = self.parts.graph
         if graph.weightless or any(t.is_meta for t in graph.module.parameters()):
             return True
+        sources = {str(node.target) for node in self.parts.cut.flow.sources}
+        for spec in graph.inputs:
+            named = [size for size in spec.shape if isinstance(size, str)]
+            if spec.name not in sources and len(set(named)) < len(named):
+                return True
         regions = (c.region for c in self.parts.components.values() if c.heads)
         written = [region.output for region in regions if region is not None]
         first, second = (self._values(written, changed) for changed in (False, True))
@@ -61,7 +67,7 @@ class PartsMotion(Motion):
             shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
             value = torch.ones(shape, dtype=spec.dtype, device=device)
             if spec.name in sources and changed and value.ndim > 1:
-                value[:, -1] = 0
+                value[:, value.shape[1] // 2:] = 0
             inputs.append(value)
         kept = _Keeping(graph.module, set(written))
         with torch.no_grad():
@@ -84,7 +90,8 @@ class _Keeping(fx.Interpreter):
 
 
 def _moved(a: Tensor, b: Tensor) -> bool:
-    """Whether anything but the last position differs."""
-    before, after = a[:, :-1].double(), b[:, :-1].double()
+    """Whether anything in the first half differs."""
+    half = a.shape[1] // 2
+    before, after = a[:, :half].double(), b[:, :half].double()
     scale = max(float(before.abs().max()), 1e-12)
     return bool((before - after).abs().max() > CLOSE * scale)

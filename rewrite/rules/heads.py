@@ -157,7 +157,7 @@ def body(
 
     `alike` maps each port to the name under which it reads.
     """
-    slicer = _slicer(owner, flow, leaves, layer, slots, heads, alike)
+    slicer = slicer_of(owner, flow, leaves, layer, slots, heads, alike)
     result = slicer.emit(layer.output)
     reason = ""
     if heads is not None and any(
@@ -183,12 +183,12 @@ def last_row(
     """
     if layer.side_by_side == 1:  # positions stand elsewhere
         return None
-    slicer = _slicer(owner, flow, leaves, layer, slots, heads, alike, {1: (-1,)})
+    slicer = slicer_of(owner, flow, leaves, layer, slots, heads, alike, {1: (-1,)})
     result = slicer.emit(layer.output, {1: (-1,)})
     return None if slicer.reads_whole or slicer.stuck else slicer.finish(result)
 
 
-def _slicer(
+def slicer_of(
     owner: torch.nn.Module,
     flow: Flow,
     leaves: Iterable[fx.Node],
@@ -198,6 +198,7 @@ def _slicer(
     alike: dict[str, str],
     rows: Pick | None = None,
 ) -> Slicer:
+    """What copies the layer for `heads`; with `rows`, q and what is beside it hold those only."""
     slicer = Slicer(owner, flow, set(leaves) - {layer.output}, layer.ports, alike, rows)
     slicer.open_slots(slots)
     if heads is not None:

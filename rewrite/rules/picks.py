@@ -20,17 +20,28 @@ class Every:
 
     They arise where heads are folded into the batch: head 2 of 4 is every index 4 b + 2; and
     where batch and positions are merged, as a product with a weight may want it: the last of
-    n positions is every index n b - 1.  The period is then the symbol of a size.
+    n positions is every index n b - 1.  The period is then the symbol of a size.  The `rest`
+    may also be `TAIL`: all from a number on that is known only when a graph runs.
     """
 
     period: Any
-    rest: tuple[int, ...]
+    rest: Any  # tuple[int, ...] or TAIL
 
     def __len__(self) -> int:
         raise TypeError("how many indices these are depends on the size of the axis")
 
     def __iter__(self) -> Iterator[int]:
         raise TypeError("which indices these are depends on the size of the axis")
+
+
+class _Tail:
+    """The indices from a number on that is given when a graph runs."""
+
+    def __repr__(self) -> str:
+        return "TAIL"
+
+
+TAIL = _Tail()
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,8 @@ def through_view(before: Sequence[Any], after: Sequence[Any], pick: Pick) -> Box
     >>> b = sympy.Symbol("b")
     >>> through_view([b * n, 8], [b, n, 8], {1: (-1,)}).picks
     {0: Every(period=n, rest=(-1,))}
+    >>> through_view([b, n, 8], [b * n, 8], {0: Every(n, TAIL)}).picks
+    {1: Every(period=n, rest=TAIL)}
     """
     old, new = _refined(before), _refined(after)
     inner: dict[tuple[int, bool], Indices] = {}
@@ -205,12 +218,15 @@ def _merged(before: Sequence[Any], after: Sequence[Any], wanted: Pick) -> Box | 
     (dim, indices), *further = wanted.items()
     if further:
         return None
-    if isinstance(indices, Every):
-        back = len(after) == 1 and indices.period == before[-1]
-        return Box({len(before) - 1: indices.rest}, {}, {0: -1}) if back else None
+    if isinstance(indices, Every) and len(after) == 1:
+        unmerged = indices if indices.rest is TAIL else indices.rest
+        back = indices.period == before[-1]
+        return Box({len(before) - 1: unmerged}, {}, {0: -1}) if back else None
     inner = after[dim] if len(before) == 1 and dim == len(after) - 1 else None
     if not isinstance(inner, sympy.Symbol):
         return None
+    if isinstance(indices, Every):
+        return Box({0: indices}, {}, {dim: -1}) if indices.period == inner else None
     return Box({0: Every(inner, indices)}, {}, {dim: len(indices)})
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take, take_every
 from rewrite.ir.values import attribute
-from rewrite.rules.picks import Every, Indices, Pick, SizeOf, compose
+from rewrite.rules.picks import TAIL, Every, Indices, Pick, SizeOf, compose
 from rewrite.rules.slicing import SPLITS, as_slice
 from rewrite.rules.slicing_products import enter_rules
 from rewrite.rules.slicing_table import push
@@ -39,7 +39,8 @@ Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
 class Body:
     """A piece of the model as a graph of its own.
 
-    It is called with the values of `slots`, then those of `context`.
+    It is called with the values of `slots`, then those of `context`, then, if it computes a
+    `tail` of its rows, the number of the first one.
     """
 
     module: fx.GraphModule
@@ -47,6 +48,7 @@ class Body:
     context: tuple[fx.Node, ...]
     stuck: tuple[str, ...] = ()
     weights: int = 0  # entries of the weights that one token is multiplied with
+    tail: bool = False
 
 
 class Slicer:
@@ -80,6 +82,7 @@ class Slicer:
         self.passed: dict[fx.Node, list[Pick]] = {}
         self.read: dict[fx.Node, list[Pick]] = {}
         self.stuck: list[str] = []
+        self.start: fx.Node | None = None  # of the rows, where it is given by the caller
         self.rows, self.by_row = dict(rows or {}), set(by_row)
         self.reads_whole = False
         self.multiplied = 0
@@ -100,6 +103,8 @@ class Slicer:
         slots = tuple(sorted(self.slots, key=lambda s: (s[0], self.flow.order[s[1]])))
         context = tuple(sorted(self.context, key=self.flow.order.__getitem__))
         ordered = [self.slots[slot] for slot in slots] + [self.context[node] for node in context]
+        if self.start is not None:
+            ordered.append(self.start)
         for holder in reversed(ordered):
             first = next(iter(self.graph.nodes))
             if holder is not first:
@@ -107,7 +112,8 @@ class Slicer:
         self.graph.output(result)
         self.graph.lint()
         module = fx.GraphModule(self._parameters(), self.graph)
-        return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)), self.multiplied)
+        return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)), self.multiplied,
+                    self.start is not None)
 
     # one kind of node after the other
 
@@ -127,7 +133,10 @@ class Slicer:
             if not pick and self._can_make(node):
                 return self._compute(node, pick, port)  # its sizes are those of what it is used on
             if not self.flow.from_weights(node):
-                return self._pick(self._given(node), pick)
+                return self._pick(self._given(node), {
+                    axis: indices.rest if isinstance(indices, Every)
+                    and indices.period == shape(node)[axis] else indices
+                    for axis, indices in pick.items()})
         if node in self.special and len(shape(node)) - 1 not in pick:
             return self.special[node](pick)
         if (sliced := as_slice(node)) is not None:
@@ -257,9 +266,10 @@ class Slicer:
         rows = self.rows if port in self.by_row else {}
         self.reads_whole |= any(pick.get(axis) != indices for axis, indices in rows.items())
         left = {axis: indices for axis, indices in pick.items() if axis not in rows}
-        return self._pick(self._slot(node, port), left)
+        return self._pick(self.slot(node, port), left)
 
-    def _slot(self, node: fx.Node, port: str) -> fx.Node:
+    def slot(self, node: fx.Node, port: str) -> fx.Node:
+        """What the body is given of `node` for readers behind this port."""
         slot = (port, node)
         if slot not in self.slots:
             taken = {str(holder.target) for holder in self.slots.values()}
@@ -271,7 +281,7 @@ class Slicer:
     def open_slots(self, slots: Iterable[Slot]) -> None:
         """Create the placeholders of `slots` first, so that sizes can be read off them."""
         for port, node in slots:
-            self._slot(node, self.alike.get(port, port))
+            self.slot(node, self.alike.get(port, port))
 
     def _given(self, node: fx.Node) -> fx.Node:
         if node not in self.context:
@@ -294,15 +304,21 @@ class Slicer:
     def _pick(self, node: fx.Node, pick: Pick) -> fx.Node:
         for dim, indices in pick.items():
             if isinstance(indices, Every):
-                period = indices.period
-                taken = self.graph.call_function(take_every, (
-                    node, dim, period if isinstance(period, int) else self._length(period),
-                    as_ranges(indices.rest)))
+                period, ranges = indices.period, self._ranges(indices.rest)
+                size = period if isinstance(period, int) else self._length(period)
+                taken = self.graph.call_function(take_every, (node, dim, size, ranges))
             else:
-                taken = self.graph.call_function(take, (node, dim, as_ranges(indices)))
+                taken = self.graph.call_function(take, (node, dim, self._ranges(indices)))
             self._note(taken, node)
             node = taken
         return node
+
+    def _ranges(self, indices: Any) -> Any:
+        if indices is not TAIL:
+            return as_ranges(indices)
+        if self.start is None:
+            self.start = self._placeholder("start")
+        return ((self.start, None),)
 
     def _note(self, made: fx.Node, origin: fx.Node) -> None:
         made.meta["module"] = origin.meta.get("module", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,15 +59,17 @@ def _read(path: str) -> str:
         return ""
 
 
-def predicted(expansion: Expansion, arguments: list[Tensor]) -> int:
+def predicted(expansion: Expansion, arguments: list[Any]) -> int:
     """The most bytes that the stacked module holds at once beyond weights and inputs.
 
     The module is run on tensors that have sizes and no values (`rewrite.symbolic.cost`), so
     nothing is allocated; layers of the same form are run once.
     """
     module = expansion.module if expansion.not_stacked else expansion.together
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
     given = [replace(spec, shape=tuple(value.shape))
-             for spec, value in zip(expansion.inputs, arguments, strict=True)]
+             for spec, value in zip(expansion.inputs, tensors, strict=True)]
+    given += arguments[len(tensors):]  # numbers: where tails start
     return int(measured(module, given, where, {}).peak)
 
 

@@ -64,14 +64,13 @@ def _groups(
     """Results of as many hypotheses at once as the metric can take."""
     build, total, size = expansion.parts.graph.outputs, len(expansion.hypotheses), len(batch)
     runs = {run: batch.inputs[run] for run in expansion.runs}
-    arguments = expansion.arguments(runs, batch.positions)
     given = batch if columns is None else metric.narrowed(batch, columns)
     if expansion.not_stacked:
-        values = expansion.module(*arguments)
+        values = expansion.module(*expansion.arguments(runs, batch.positions))
         for row, output in enumerate(map(build, values)):
             yield slice(row, row + 1), build(values[0]), output, given
         return
-    values = expansion.together(*arguments)
+    values = expansion.together(*expansion.all_arguments(runs, batch.positions))
     reference = tuple(value[:size] for value in values)
     each = sum(value.numel() * value.element_size() for value in values) // total
     step = 1 if isinstance(metric, Custom) else max(1, most // max(each, 1))  # it may count rows

@@ -85,8 +85,7 @@ class Pieces:
         largest = max(self.pairs.batches(self.batch_size), key=lambda batch: sum(
             value.numel() for value in batch.inputs[batch.reference].values()))
         runs = {run: largest.inputs[run] for run in expansion.runs}
-        arguments = expansion.arguments(runs, largest.positions)
-        return predicted(expansion, arguments)
+        return predicted(expansion, expansion.all_arguments(runs, largest.positions))
 
     def _memory(self, expansion: Expansion) -> tuple[int, int]:
         """What a piece needs and may have; zeros if nobody asked and it is small."""

@@ -121,10 +121,10 @@ class Cost:
 
 
 def measured(
-    module: fx.GraphModule, inputs: Sequence[InputSpec], label: Callable[[fx.Node], str],
+    module: fx.GraphModule, inputs: Sequence[InputSpec | int], label: Callable[[fx.Node], str],
     hints: Mapping[str, int],
 ) -> Cost:
-    """The cost of a module whose placeholders are `inputs`.
+    """The cost of a module whose placeholders are `inputs`: tensors, or integers as they are.
 
     `hints` are sizes at which kernels are chosen as they are at those that matter.
     """
@@ -136,7 +136,8 @@ def measured(
     device = next((t.device for t in module.parameters() if not t.is_meta), torch.device("cpu"))
     with mode:
         given = [torch.empty([d if isinstance(d, int) else sizes.ints[d] for d in spec.shape],
-                             dtype=spec.dtype, device=device) for spec in inputs]
+                             dtype=spec.dtype, device=device)
+                 if isinstance(spec, InputSpec) else spec for spec in inputs]
     walk = Walk(module, meter, label)
     with torch.no_grad(), meter:
         walk.run(*given)
