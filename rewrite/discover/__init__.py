@@ -1,6 +1,6 @@
 """Refining hypotheses: what others explain, what can be dropped, what to let in next."""
 
-from rewrite.discover.candidates import CANDIDATES
+from rewrite.discover.candidates import CANDIDATES, at
 from rewrite.discover.completeness import Completeness, completeness
 from rewrite.discover.minimality import Minimality, Refinements, minimality, refinements
 from rewrite.discover.refine import Refined, refine
@@ -11,6 +11,7 @@ __all__ = [
     "Minimality",
     "Refined",
     "Refinements",
+    "at",
     "completeness",
     "minimality",
     "refine",

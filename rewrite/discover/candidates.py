@@ -157,7 +157,7 @@ def at(*places: str) -> Generator:
     Places are the named positions of the pairs, or slices such as `[-1]`.
 
     >>> hypothesis = rw.Hypothesis(parts, {"clean": "a1.h3.v -> logits"})
-    >>> [what for what, _ in at("[-1]")(hypothesis)]
+    >>> [what for what, _ in rw.discover.at("[-1]")(hypothesis)]
     ['a1.h3.v@[-1]', 'a1.h3@[-1].v', 'logits@[-1]']
     """
 

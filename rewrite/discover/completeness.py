@@ -76,8 +76,8 @@ def completeness(
     """How much the important paths explain, and how much all others explain without them.
 
     The complement swaps the runs: the important paths read the default, all others the
-    reference.  Intervals are paired bootstraps over the same examples.  `options` are those
-    of `evaluate`: `batch_size`, `chunk`, `budget`, `progress`, `say`.
+    reference.  Intervals are paired bootstraps over the same examples.  `options` are those of
+    `evaluate`: `batch_size`, `chunk`, `budget`, `progress`, `say`, `compile`.
 
     >>> found = completeness(rw.Hypothesis(parts, {"clean": "..."}), pairs, "kl_divergence")
     >>> found.explained.value, found.complement.value, found.overlap.value

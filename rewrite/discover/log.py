@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rewrite.discover.changes import short
-from rewrite.errors import FileError
+from rewrite.errors import FileError, PathError
 from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate
+from rewrite.parts import Components
 from rewrite.paths import PathSet, paths
 
 if TYPE_CHECKING:
@@ -131,10 +132,20 @@ class Refined:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; a file with it can be gone on from."""
-        return {"kind": "refined", "identity": dict(self.identity), "metric": self.metric,
-                "chosen_on": self.chosen_on, "held_out_on": self.held_out_on,
-                "stopped": self.stopped, "notes": list(self.notes),
-                "rows": [row.to_dict() for row in self.rows]}
+        (run,) = self.hypothesis.runs
+        return {"kind": "refined", "model": self.hypothesis.parts.graph.origin, "run": run,
+                "default": self.hypothesis.default, "identity": dict(self.identity),
+                "metric": self.metric, "chosen_on": self.chosen_on,
+                "held_out_on": self.held_out_on, "stopped": self.stopped,
+                "notes": list(self.notes), "rows": [row.to_dict() for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], parts: Components) -> Refined:
+        """Read what `to_dict` wrote, about a component graph."""
+        rows = tuple(Row.from_dict(row) for row in data["rows"])
+        found = Hypothesis(parts, {data["run"]: rows[-1].important}, data["default"])
+        return cls(found, rows, data["metric"], data["chosen_on"], data["held_out_on"],
+                   data["stopped"], data["identity"], tuple(data["notes"]))
 
     def __str__(self) -> str:
         cells = [HEAD, *self._cells()]
@@ -166,12 +177,30 @@ def read_rows(path: Path, identity: Mapping[str, Any]) -> list[Row]:
         raise FileError(f"{path} cannot be read as the log of refining: {error}") from error
     if not isinstance(data, dict) or data.get("kind") != "refined":
         raise FileError(f"{path} is no log of refining: give another name")
-    was = data["identity"]
+    try:
+        was, rows = dict(data["identity"]), [Row.from_dict(row) for row in data["rows"]]
+    except MALFORMED as error:
+        raise FileError(f"{path} is a log of refining that another version wrote, or that was "
+                        f"edited: {lacking(error)}\ngive another file, or remove this one"
+                        ) from error
     if other := [name for name in identity if was.get(name) != identity[name]]:
         differ = "; ".join(f"{name} was {was.get(name)}, now {identity[name]}" for name in other)
         raise FileError(f"{path} is the log of another session: {differ}\n"
                         "give another file, or remove this one")
-    return [Row.from_dict(row) for row in data["rows"]]
+    return rows
+
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, PathError)
+"""What reading data raises that is not what was written."""
+
+
+def lacking(error: Exception) -> str:
+    """What is wrong with data, in words, by the error that reading it raised.
+
+    >>> lacking(KeyError("rows"))
+    "it has no 'rows'"
+    """
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def write_log(log: Refined, path: Path) -> Path:

@@ -14,6 +14,7 @@ from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate, Metric, Pairs
 from rewrite.measure.stats import ratios
 from rewrite.run import evaluate
+from rewrite.run.compiled import Compile
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Say
 
@@ -26,6 +27,7 @@ class Options(TypedDict, total=False):
     budget: int | str | None
     progress: Progress | None
     say: Say | None
+    compile: Compile
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ def refine(
     `holdout=0` uses all pairs for both, and says so.
 
     With `file` (JSON), the log is written after every change, and the same call, also with
-    other `steps` and `goal`, goes on from there.
+    other `steps` and `goal`, goes on from there; so it does from what `rw.save` wrote.
 
     >>> nothing = rw.Hypothesis(parts, {"clean": "~(...)"})
     >>> log = refine(nothing, pairs, "kl_divergence", steps=1, by="gain")
@@ -64,7 +64,7 @@ def refine(
     check_numbers(steps, goal, tolerance, holdout)
     train, test = halves(pairs, holdout, seed)
     by_name = generators(candidates)
-    identity = {} if file is None else {
+    identity = {
         "model": digest_of_model(hypothesis.parts), "pairs": digest_of_pairs(pairs),
         "metric": str(metric), "start": str(important(hypothesis)), "tolerance": tolerance,
         "holdout": holdout, "seed": seed, "candidates": list(by_name), "by": by}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rewrite.discover import Refined
+from rewrite.discover.log import MALFORMED, lacking
 from rewrite.errors import FileError
 from rewrite.files.disk import read
 from rewrite.files.experiment import read_experiment
@@ -16,11 +18,11 @@ from rewrite.trace import trace
 
 
 def load(path: str | Path, parts: Components | None = None) -> Any:
-    """Read a hypothesis (list if several), a result, sweep, pairs, or a graph.
+    """Read a hypothesis (list if several), a result, sweep, pairs, log of refining, or a graph.
 
-    A hypothesis is about a component graph: give `parts`, or the model that the file names
-    is traced.  A .pt2 file that torch.export.save wrote is a module.  Raises `FileError` for
-    other files.
+    A hypothesis, and the log of refining one, is about a component graph: give `parts`, or the
+    model that the file names is traced.  A .pt2 file that torch.export.save wrote is a module.
+    Raises `FileError` for other files.
 
     >>> rw.load("hypothesis.xlsx")
     Traceback (most recent call last):
@@ -32,20 +34,34 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
         return load_graph(path)
     if path.suffix == ".toml":
         experiment = read_experiment(path)
-        if parts is None and experiment.model is None:
-            raise FileError(f"{path} does not name its model: load(path, parts)")
-        hypotheses = experiment.build(parts or trace(experiment.model).components())
+        hypotheses = experiment.build(_about(parts, experiment.model, path))
         return hypotheses[0] if len(hypotheses) == 1 else hypotheses
     if path.suffix != ".json":
         raise FileError(f"{path.name!r} is none of .toml, .json, .pt2")
     data = read(path)
     kind = data.get("kind")
-    if kind == "result":
-        return Result.from_dict(data)
-    if kind == "results":
-        return [Result.from_dict(item) for item in data["results"]]
-    if kind == "pairs":
-        return Pairs.from_dict(data)
-    if kind == "sweep":
-        return Sweep.from_dict(data)
-    raise FileError(f"{path} is JSON, but no result, sweep or pairs: its kind is {kind!r}")
+    about = _about(parts, data.get("model"), path) if kind == "refined" else None
+    try:
+        match kind:
+            case "result":
+                return Result.from_dict(data)
+            case "results":
+                return [Result.from_dict(item) for item in data["results"]]
+            case "pairs":
+                return Pairs.from_dict(data)
+            case "sweep":
+                return Sweep.from_dict(data)
+            case "refined" if about:
+                return Refined.from_dict(data, about)
+            case _:
+                raise FileError(f"{path} is JSON, but no result, sweep, pairs or log of "
+                                f"refining: its kind is {kind!r}")
+    except MALFORMED as error:
+        raise FileError(f"{path} says that its kind is {kind!r}, and was written by another "
+                        f"version, or edited: {lacking(error)}\nwrite it anew") from error
+
+
+def _about(parts: Components | None, model: str | None, path: Path) -> Components:
+    if parts is None and model is None:
+        raise FileError(f"{path} does not name its model: load(path, parts)")
+    return parts or trace(model).components()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rewrite.discover import Refined
+from rewrite.discover.log import write_log
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files.disk import write_json
@@ -18,10 +20,11 @@ from rewrite.run import Sweep
 def save(
     thing: Any, path: str | Path, *, pairs: Pairs | None = None, metric: Metric | None = None
 ) -> Path:
-    """Write a hypothesis (.toml), a result, sweep or pairs (.json), or a graph (.pt2).
+    """Write a hypothesis (.toml), a result, sweep, pairs or log (.json), or a graph (.pt2).
 
     A hypothesis may be a list, and may come with the `pairs` and `metric` that it is tested
-    with (`rewrite test` needs them); pairs go to a JSON file beside it.  Raises `FileError`
+    with (`rewrite test` needs them); pairs go to a JSON file beside it.  The log of `refine` is
+    one that `refine(..., file=path)` goes on from.  Raises `FileError`
     for other things, other suffixes, and folders that cannot be written.
 
     >>> import tempfile
@@ -43,6 +46,9 @@ def save(
     if isinstance(thing, Graph):
         _suffix(path, ".pt2", "a graph")
         return save_graph(thing, path)
+    if isinstance(thing, Refined):
+        _suffix(path, ".json", "a log of refining")
+        return write_log(thing, path)
     for kind, label in ((Result, "result"), (Sweep, "sweep"), (Pairs, "pairs")):
         if isinstance(thing, kind):
             _suffix(path, ".json", f"a {label}")
@@ -51,7 +57,7 @@ def save(
         _suffix(path, ".json", "results")
         return write_json(path, {"kind": "results", "results": [r.to_dict() for r in things]})
     raise FileError(f"cannot save a {type(thing).__name__}: save takes a hypothesis, a result, "
-                    "a sweep, pairs, or a graph")
+                    "a sweep, pairs, a log of refining, or a graph")
 
 
 def _suffix(path: Path, wanted: str, what: str) -> None:

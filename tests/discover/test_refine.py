@@ -110,6 +110,15 @@ def test_a_session_goes_on_from_its_file(log: Refined, tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(FileError, match=r"the log of refining|no log of refining"):
             refine(nothing(), PAIRS, "logit_diff", **call)
+    whole = data["rows"][0]
+    for rows, says in (
+        ([{k: v for k, v in whole.items() if k != "tried"}], "another version.*tried"),
+        ([{"step": 0}], "it has no 'held_out'"), (3, "another version wrote, or that was edited"),
+        ([whole | {"important": "m0 ->"}], "another version.*m0 ->"), ([None], "another version"),
+    ):
+        file.write_text(json.dumps(data | {"rows": rows}))
+        with pytest.raises(FileError, match=f"(?s){says}.*give another file, or remove this one"):
+            refine(nothing(), PAIRS, "logit_diff", **call)
     (tmp_path / "blocked").write_text("")
     with pytest.raises(FileError, match="cannot hold the log"):
         refine(nothing(), PAIRS, "logit_diff", **call | {"file": tmp_path / "blocked" / "x.json"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +69,42 @@ def test_results_and_sweeps_round_trip(
     assert loaded.table.equals(grid.table) and loaded.receiver == "logits"
 
 
+def test_the_log_of_refining_round_trips(
+    parts: rw.Components, pairs: rw.Pairs, tmp_path: Path
+) -> None:
+    start = rw.Hypothesis(parts, {"clean": "m1"})
+    call: dict[str, Any] = {"metric": "logit_diff", "goal": 1.0, "tolerance": 0.001,
+                            "candidates": ["swap", "extend"], "by": "gain"}
+    log = rw.refine(start, pairs, steps=1, **call)
+    file = rw.save(log, tmp_path / "new" / "log.json")
+    again = rw.load(file, parts)
+    assert isinstance(again, rw.Refined) and len(log.rows) > 1 and str(again) == str(log)
+    assert again.table.equals(log.table) and again.markdown() == log.markdown()
+    assert again.hypothesis.runs == log.hypothesis.runs
+    assert (again.identity, again.notes) == (log.identity, log.notes) and again.rows == log.rows
+    more = rw.refine(start, pairs, steps=2, file=file, **call)
+    assert more.rows[: len(log.rows)] == log.rows and more.rows[-1].step == 2
+    assert rw.load(file, parts).rows == more.rows
+    with pytest.raises(FileError, match="does not name its model"):
+        rw.load(file)
+    with pytest.raises(FileError, match=r"a log of refining is saved as \.json"):
+        rw.save(log, tmp_path / "log.toml")
+    with pytest.raises(FileError, match="another session: pairs was"):
+        rw.refine(start, pairs.subset(slice(0, 4)), steps=2, file=file, **call)
+
+
+@pytest.mark.parametrize("kind", ["result", "results", "pairs", "sweep", "refined"])
+@pytest.mark.parametrize(("more", "says"), [
+    ({}, "it has no '"), ({"examples": 3, "rows": 3, "results": 3, "hypothesis": ""}, "")])
+def test_files_of_another_version(
+    kind: str, more: dict[str, Any], says: str, parts: rw.Components, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"kind": kind, **more}))
+    with pytest.raises(FileError, match=rf"a\.json says that its kind is '{kind}', and was written "
+                       rf"by another version, or edited: .*{says}.*\nwrite it anew"):
+        rw.load(tmp_path / "a.json", parts)
+
+
 def test_bad_files(parts: rw.Components, tmp_path: Path) -> None:
     hypothesis = rw.Hypothesis(parts, {"clean": "m0"})
     with pytest.raises(FileError, match=r"saved as \.toml"):
@@ -82,7 +120,7 @@ def test_bad_files(parts: rw.Components, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="holds no hypothesis"):
         rw.load(tmp_path / "other.toml")
     (tmp_path / "other.json").write_text('{"a": 1}')
-    with pytest.raises(FileError, match="no result, sweep or pairs"):
+    with pytest.raises(FileError, match="no result, sweep, pairs or log of refining: its"):
         rw.load(tmp_path / "other.json")
     with pytest.raises(FileError, match="does not name its model"):
         rw.load(rw.save(hypothesis, tmp_path / "h.toml"))
