@@ -18,6 +18,14 @@ import rewrite as rw
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one `family` run in the process that has traced it."""
+    for item in items:
+        family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
+        if isinstance(family, str) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"traced {family}"))
+
+
 def pytest_collection_finish() -> None:
     """Measured: 6 % of the time of the suite."""
     gc.collect()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch._dynamo
 import transformers as tf
 
 import rewrite as rw
@@ -46,6 +48,15 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, **changes: object) -> 
     return model
 
 
+def trace(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor] | None = None) -> rw.Graph:
+    """`rw.trace(model, inputs)` of a few layers, without torch's cache of what ops answer.
+
+    The cache pays when layers repeat; with two layers, filling it is a third of the time.
+    """
+    with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        return rw.trace(model, inputs)
+
+
 def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     """Random token ids `[batch, length]`."""
     draw = torch.Generator().manual_seed(seed)
@@ -65,7 +76,7 @@ class Traced:
 def traced(family: str, dtype: torch.dtype = torch.float32) -> Traced:
     """`tiny(family, dtype)`, traced once per process.  Leave its parameters as they are."""
     model = tiny(family, dtype)
-    graph = rw.trace(model)
+    graph = trace(model)
     return Traced(model, graph, graph.components())
 
 

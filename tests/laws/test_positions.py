@@ -11,7 +11,7 @@ import torch
 import rewrite as rw
 from rewrite.errors import PathError
 from tests.laws.positions_oracle import Path, Places, random_whole, treeified
-from tests.zoo import Traced, error, tiny, tokens
+from tests.zoo import Traced, error, tiny, tokens, trace
 
 LENGTH, BATCH = 4, 2
 CHANGES = {"gpt2": {"n_head": 2}, "llama": {"num_attention_heads": 2, "num_key_value_heads": 1}}
@@ -24,7 +24,7 @@ MASKS = {"A": torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0]]).bool(),
 def small(family: str) -> Traced:
     """Two layers with two heads, in double precision."""
     model = tiny(family, torch.float64, **CHANGES[family])
-    graph = rw.trace(model)
+    graph = trace(model)
     return Traced(model, graph, graph.components())
 
 

@@ -16,7 +16,7 @@ import rewrite as rw
 from tests.laws.model_oracle import treeified
 from tests.laws.oracle import Word
 from tests.laws.random_dags import hypotheses, path_set, random_set
-from tests.zoo import Traced, error, tiny, tokens, traced
+from tests.zoo import Traced, error, tiny, tokens, trace, traced
 
 FAMILIES = ["gpt2", "llama", "qwen3"]
 RUNS = {name: tokens(2, 5, seed) for seed, name in enumerate(
@@ -106,7 +106,7 @@ def test_the_oracle_is_the_model_if_all_paths_read_one_run(family: str) -> None:
 def deep() -> Traced:
     """Three layers of two heads, small enough for all of its 2744 paths."""
     model = tiny("gpt2", torch.float64, n_layer=3, n_head=2, n_embd=16)
-    graph = rw.trace(model)
+    graph = trace(model)
     return Traced(model, graph, graph.components())
 
 

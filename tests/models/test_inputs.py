@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.models.examine import distance
 from tests.models.patching import Hand
 from tests.models.table import TABLE
 from tests.models.traced import grouped, traced
-from tests.zoo import Traced
+from tests.zoo import Traced, trace
 
 MASKED = ["gpt2", "llama", "bloom", "falcon_alibi", "gemma3", "mixtral", "opt", "bert", "deberta",
           "t5", "bart"]
@@ -53,7 +54,7 @@ def eager(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 def masked(name: str) -> Traced:
     """A family, traced with a mask."""
     model = TABLE[name].build()
-    graph = rw.trace(model, inputs_of(model, "right", 3, 11, 0))
+    graph = trace(model, inputs_of(model, "right", 3, 11, 0))
     return Traced(model, graph, graph.components())
 
 
@@ -94,7 +95,7 @@ def test_runs_with_different_masks_are_refused() -> None:
 def test_embeddings_as_inputs(name: str) -> None:
     model = TABLE[name].build()
     draw = torch.Generator().manual_seed(0)
-    graph = rw.trace(model, {"inputs_embeds": torch.randn(3, 11, 32, generator=draw)})
+    graph = trace(model, {"inputs_embeds": torch.randn(3, 11, 32, generator=draw)})
     inputs = {"inputs_embeds": torch.randn(5, 8, 32, generator=draw)}
     assert distance([graph(**inputs).logits.detach()], [eager(model, inputs)]) == 0
     parts = graph.components()
@@ -115,15 +116,32 @@ def test_an_encoder_decoder_reads_two_lengths() -> None:
     assert {"enc.a0.h0", "dec.a1.h3", "dec.x0.h2"} <= set(traced("bart").parts.heads)
 
 
+EXPERTS = [("mixtral", ""), ("mixtral", "batched_mm"), ("gpt_oss", ""), ("gpt_oss", "batched_mm"),
+           ("qwen2_moe", ""), ("deepseek_v3", "batched_mm"), ("llama4", "")]
+
+
+@cache
+def experts(name: str, implementation: str) -> Traced:
+    """A family whose experts are computed in some way; by "", in its own way.
+
+    Left to itself llama4 multiplies with the weights of all experts at once, the others by
+    grouped products, which take no double precision.
+    """
+    if not implementation:
+        return traced(name)
+    model: Any = TABLE[name].build(torch.float64 if name == "mixtral" else torch.float32)
+    model.set_experts_implementation(implementation)
+    graph = trace(model)
+    return Traced(model, graph, graph.components())
+
+
 @pytest.mark.parametrize(("name", "implementation"), [
-    ("mixtral", "grouped_mm"), ("mixtral", "batched_mm"), ("gpt_oss", "grouped_mm"),
-    ("gpt_oss", "batched_mm"), ("qwen2_moe", "grouped_mm"), ("deepseek_v3", "batched_mm"),
-    ("llama4", None)])  # the last multiplies with the weights of all experts at once
-def test_experts_are_parts(name: str, implementation: str | None) -> None:
-    model = TABLE[name].build()
-    if implementation is not None:
-        model.set_experts_implementation(implementation)
-    parts = rw.trace(model).components()
+    pytest.param(*row, marks=pytest.mark.xdist_group(f"traced {row[0]}")) for row in EXPERTS])
+def test_experts_are_parts(name: str, implementation: str) -> None:
+    parts = experts(name, implementation).parts
+    ways = {"": "eager" if name == "llama4" else "grouped_mm"}
+    assert experts(name, implementation).model.get_experts_implementation()[""] == (
+        ways.get(implementation, implementation))
     numbers = {expert.rpartition(".")[0] for expert in parts.experts}
     assert parts.experts and all(f"{layer}.e{i}" in parts.experts
                                  for layer in numbers for i in range(4))
@@ -137,11 +155,11 @@ def test_experts_are_parts(name: str, implementation: str | None) -> None:
         assert distance([found], hand.through(expert)) <= 1e-4
 
 
+@pytest.mark.xdist_group("traced mixtral")
 def test_an_expert_says_what_the_model_lets_it_say() -> None:
     """Each expert by a loop over the model's own weights: router, choice, product."""
-    model = TABLE["mixtral"].build(torch.float64)
-    model.set_experts_implementation("batched_mm")
-    parts = rw.trace(model).components()
+    model: Any = experts("mixtral", "batched_mm").model
+    parts = experts("mixtral", "batched_mm").parts
     block = model.model.layers[0].mlp
     x = torch.randn(2, 5, 32, dtype=torch.float64)
     flat = x.view(-1, 32)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import rewrite as rw
 from tests.models.table import TABLE
 from tests.models.test_inputs import inputs_of, padded
+from tests.zoo import trace
 
 # family, head, and the module whose input holds the heads side by side
 HEADS = [
@@ -28,7 +29,7 @@ HEADS = [
 def traced(name: str) -> tuple[nn.Module, rw.Components]:
     model = TABLE[name].build(torch.float64)
     example = given(model, "right", 3, 11, 0)
-    return model, rw.trace(model, example).components()
+    return model, trace(model, example).components()
 
 
 def given(model: nn.Module, side: str, batch: int, length: int, seed: int) -> dict[str, Tensor]:

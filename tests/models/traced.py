@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-import rewrite as rw
 from tests.models.table import TABLE
-from tests.zoo import Traced
+from tests.zoo import Traced, trace
 
 
 @cache
@@ -20,7 +19,7 @@ def traced(name: str) -> Traced:
     model = TABLE[name].build()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what models do
-        graph = rw.trace(model, inputs=dict(TABLE[name].inputs) or None)
+        graph = trace(model, dict(TABLE[name].inputs) or None)
     return Traced(model, graph, graph.components())
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import rewrite as rw
-from tests.zoo import FAMILIES, tiny, tokens
+from tests.zoo import FAMILIES, tiny, tokens, trace
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eager_attention_is_split_too(family: str) -> None:
     model = tiny(family, torch.float64)
     model.set_attn_implementation("eager")
-    parts = rw.trace(model).components()
+    parts = trace(model).components()
     ids = tokens(2, 9)
     with torch.no_grad():
         found, wanted = parts(input_ids=ids).logits, model(ids).logits

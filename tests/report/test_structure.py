@@ -20,14 +20,14 @@ from rewrite.report.unsplit import read
 from tests.laws.random_dags import dags
 from tests.models.table import TABLE
 from tests.paths.dags import transformer_dag
-from tests.zoo import FAMILIES, traced
+from tests.zoo import FAMILIES, trace, traced
 
 
 @cache
 def reported(family: str) -> tuple[nn.Module, rw.Components, rw.Structure]:
     """A model of the large table with its parts and its report."""
     model = TABLE[family].build()
-    parts = rw.trace(model).components()
+    parts = trace(model).components()
     return model, parts, rw.structure(parts)
 
 

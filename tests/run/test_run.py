@@ -8,7 +8,7 @@ import torch
 
 import rewrite as rw
 from rewrite.errors import DataError, PathError, UnknownName
-from tests.zoo import VOCAB, tiny, tokens
+from tests.zoo import VOCAB, tiny, tokens, trace
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def parts(model: torch.nn.Module) -> rw.Components:
-    return rw.trace(model).components()
+    return trace(model).components()
 
 
 @pytest.fixture(scope="module")

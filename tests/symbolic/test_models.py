@@ -11,7 +11,7 @@ import torch
 import rewrite as rw
 from rewrite.symbolic import Space, equal, run
 from tests.symbolic.oracle import numeric
-from tests.zoo import tiny
+from tests.zoo import tiny, trace
 
 SMALL = {"vocab_size": 5, "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 3}
@@ -27,7 +27,7 @@ IDS = {"input_ids": torch.tensor([[1, 2, 3]])}
 def traced(family: str) -> tuple[torch.nn.Module, rw.Graph]:
     model = tiny(family, **SIZES[family])
     ids = torch.tensor([[1, 2, 3, 4, 0, 2, 1]] * 3)
-    return model, rw.trace(model, inputs={"input_ids": ids})
+    return model, trace(model, inputs={"input_ids": ids})
 
 
 @pytest.mark.parametrize("family", SIZES)
