@@ -94,6 +94,22 @@ def fake(tensor: Any, mode: FakeTensorMode | None) -> Value:
                                    device=device)
 
 
+def devices(module: fx.GraphModule) -> tuple[torch.device, ...]:
+    """The devices of a module: first the one of its inputs, then those of its weights.
+
+    Weights on one device say where inputs go.  Where there are several, the graph was traced
+    with weights on them, and the values of its inputs lie where they then were.
+
+    >>> devices(parts.graph.module)
+    (device(type='cpu'),)
+    """
+    found = [weight.device for weight in module.parameters()] or [torch.device("cpu")]
+    if len(set(found)) > 1:
+        values = (node.meta.get("val") for node in module.graph.find_nodes(op="placeholder"))
+        found = [value.device for value in values if isinstance(value, Tensor)][:1] + found
+    return tuple(dict.fromkeys(found))
+
+
 def attribute(owner: Any, name: str) -> Any:
     """The attribute with a dotted name; raises `AttributeError` if there is none."""
     for part in name.split("."):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rewrite.expand import Expansion
+from rewrite.ir.values import devices
 from rewrite.measure import Batch, Metric, Pairs
 from rewrite.measure.metrics import Custom
 
@@ -101,9 +102,8 @@ def repeated(batch: Batch, count: int) -> Batch:
 
 
 def device_of(expansion: Expansion) -> torch.device:
-    """Where a model computes."""
-    parameters = expansion.parts.graph.module.parameters()
-    return next((p.device for p in parameters), torch.device("cpu"))
+    """Where the inputs of a model go."""
+    return devices(expansion.parts.graph.module)[0]
 
 
 def _rows(values: Tensor, batch: Batch) -> np.ndarray:

@@ -9,10 +9,11 @@ import torch
 
 from rewrite.errors import DataError
 from rewrite.expand import Expansion, Hypothesis, expand
+from rewrite.ir.values import devices
 from rewrite.measure import Metric, Pairs
 from rewrite.run.budget import Budget, as_bytes, in_words, predicted
 from rewrite.run.compiled import Compile, check_mode, compiled
-from rewrite.run.execute import GROUP, METRIC, Measured, Progress, device_of, run_over
+from rewrite.run.execute import GROUP, METRIC, Measured, Progress, run_over
 
 Say = Callable[[str], None]
 FEW = 8  # so few hypotheses are run without asking first, unless a budget is given
@@ -91,7 +92,8 @@ class Pieces:
         """What a piece needs and may have; zeros if nobody asked and it is small."""
         if self.budget is None and len(expansion.hypotheses) <= FEW:
             return 0, 0
-        most = as_bytes(self.budget, device_of(expansion))
+        places = devices(expansion.parts.graph.module)
+        most = min(as_bytes(self.budget, place) for place in places)
         self._group = min(GROUP, most // (8 * METRIC))  # an eighth is left to the metric
         return self.predict(expansion), most - most // 8
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from rewrite.errors import BackendError, MissingPackage, RewriteError
+from rewrite.ir.values import devices
+from rewrite.parts import Components
 from rewrite.run.budget import as_bytes
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Pieces, Say
@@ -94,15 +96,17 @@ class Ray:
     ) -> Iterator[Found]:
         """Measure rows in the order in which workers finish.
 
-        Raises `MissingPackage` without Ray, `BackendError` where it cannot be reached and for
-        a row on which workers fail again and again, and what the row itself raises.
+        Raises `MissingPackage` without Ray, `BackendError` where it cannot be reached, for a
+        model on several devices and for a row on which workers fail again and again, and what
+        the row itself raises.
         """
         if not numbers:
             return
+        kind = _kind(task.parts)
         with started(self.workers, self.address) as (ray, workers):
             jobs, shards = plan(numbers, task.pairs, task.batch_size, task.chunk, workers)
             order = Order(Shipment.of(task.parts), replace(task, parts=None),  # type: ignore
-                          shards, *_place(ray, task, workers))
+                          shards, kind, *_beside(ray, kind, workers))
             sent = ray.put(order)
             gpus = int(order.device.startswith("cuda"))
             # A worker that has the model is kept, also if it holds a GPU (`max_calls`).
@@ -185,14 +189,23 @@ def _is_from_task(ray: Any, error: Exception) -> bool:
     return isinstance(error, ray.exceptions.RayTaskError)
 
 
-def _place(ray: Any, task: Task, workers: int) -> tuple[str, int | None, int]:
-    """The device of workers, their threads, and how many of them share a machine."""
+def _kind(parts: Components) -> str:
+    """The kind of device that a worker needs; raises `BackendError` if one is not enough."""
+    first, *others = devices(parts.graph.module)
+    if others:
+        found = ", ".join(map(str, (first, *others)))
+        raise BackendError(f"the weights of {parts.graph.name} are on several devices ({found}), "
+                           "and a worker of Ray holds one: leave out backend='ray', and the "
+                           "sweep runs on all of them")
+    return first.type
+
+
+def _beside(ray: Any, kind: str, workers: int) -> tuple[int | None, int]:
+    """The threads of a worker, and how many workers share a machine."""
     sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     beside = max(1, min(workers, int(max(sizes, default=1))))
-    parameters = task.parts.graph.module.parameters()
-    kind = next((parameter.device.type for parameter in parameters), "cpu")
     threads = max(1, (os.cpu_count() or 1) // workers) if len(sizes) == 1 else None
-    return kind, threads, 1 if kind == "cuda" else beside
+    return threads, 1 if kind == "cuda" else beside
 
 
 @contextmanager

@@ -7,6 +7,7 @@ use them where they are.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from rewrite.errors import BackendError
 from rewrite.ir.graph import OutputSpec
 from rewrite.ir.text import to_text
 from rewrite.ir.text_read import from_text
-from rewrite.ir.values import attribute
+from rewrite.ir.values import attribute, devices
 from rewrite.parts import Components
 
 
@@ -76,8 +77,9 @@ class Shipment:
         names = (str(node.target) for node in graph.module.graph.find_nodes(op="get_attr"))
         seen: dict[Any, np.ndarray] = {}
         weights = {name: Weight.of(attribute(graph.module, name), seen) for name in names}
-        return cls(to_text(graph), weights, graph.outputs, sources, parts.granularity,
-                   parts.names, parts.edges)
+        text = portable(to_text(graph), graph.module)
+        return cls(text, weights, graph.outputs, sources, parts.granularity, parts.names,
+                   parts.edges)
 
     def parts(self, device: torch.device) -> Components:
         """The component graph, on a device.  Raises `BackendError` if it is another one here."""
@@ -91,3 +93,9 @@ class Shipment:
             raise BackendError(f"{read.name} has other parts here than where it came from: "
                                "install the same versions of rewrite and torch everywhere")
         return found
+
+
+def portable(text: str, module: fx.GraphModule) -> str:
+    """The text of a graph on one device without its number: a worker sees its own GPU alone."""
+    device, *_ = devices(module)
+    return re.sub(rf"\b{device}\b", device.type, text)
