@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -48,7 +49,7 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, **changes: object) -> 
     return model
 
 
-def trace(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor] | None = None) -> rw.Graph:
+def trace(model: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> rw.Graph:
     """`rw.trace(model, inputs)` of a few layers, without torch's cache of what ops answer.
 
     The cache pays when layers repeat; with two layers, filling it is a third of the time.

@@ -1,0 +1,24 @@
+"""Commands of one module that name the same folder share its trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+import rewrite.cli
+import rewrite.demo
+from tests.zoo import trace
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _traced_once() -> Iterator[None]:
+    """A graph is never changed; what no graph can be made of is an error each time."""
+    once = cache(trace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["rewrite.cli.app"], "trace_model", once)
+        patch.setattr(sys.modules["rewrite.cli.refine"], "trace", once)
+        patch.setattr(rewrite.demo, "trace", once)
+        yield
