@@ -173,7 +173,8 @@ class Graph(Selecting, Editing):
 
         `weights` is a model, with which the result is compared (on `inputs` of the names of
         the graph's own, if it does not take the usual ones), or a dict of tensors by name,
-        which leaves the parity unmeasured.  Nothing is copied.
+        which leaves the parity unmeasured.  A graph that surgery has changed is not compared,
+        and what surgery has put into a graph without weights stays.  Nothing is copied.
 
         Raises `TraceError` that lists what is missing or of another shape or type, and if
         the graph then disagrees with the model.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,11 +38,19 @@ def with_weights(
     elif not isinstance(weights, Mapping):
         raise TraceError(f"weights come from a model or a state dict, found "
                          f"{type(weights).__name__}: graph.with_weights(model)")
-    found = _bound(graph, _finder(weights))
+    full = replace(graph, module=_bound(graph, _finder(weights)), weightless=False)
+    if not _is_whole(graph):
+        return full
     if module is None:
-        unmeasured = Certificate(None, None, (), LATER, 0.0)
-        return replace(graph, module=found, weightless=False, certificate=unmeasured)
-    return _measured(replace(graph, module=found, weightless=False), module, inputs)
+        return replace(full, certificate=Certificate(None, None, (), LATER, 0.0))
+    return _measured(full, module, inputs)
+
+
+def _is_whole(graph: Graph) -> bool:
+    """Whether a graph should compute what its model does: rules keep that, surgery does not."""
+    while graph.certificate is None and graph.trail is not None:
+        graph = graph.trail.start
+    return graph.certificate is not None
 
 
 def _finder(weights: nn.Module | Mapping[str, Tensor]) -> Callable[[str], Any]:
@@ -61,34 +69,68 @@ def _finder(weights: nn.Module | Mapping[str, Tensor]) -> Callable[[str], Any]:
 
 def _bound(graph: Graph, find: Callable[[str], Any]) -> fx.GraphModule:
     """The graph over the tensors that `find` gives for its names."""
-    nodes = graph.module.graph.find_nodes(op="get_attr")
-    tensors: dict[str, Any] = {}
-    constants: dict[str, Any] = {}  # made by the graph itself: numbers in the model's code
-    missing, wrong = [], []
-    for name in dict.fromkeys(str(node.target) for node in nodes):
-        now, new = attribute(graph.module, name), find(name)
+    tensors: dict[str, Tensor] = {}
+    wrong: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name, now in _weights(graph.module, graph.weightless):
+        new = find(name)
         if not isinstance(new, Tensor):
-            if isinstance(now, Tensor) and now.is_meta:
-                missing.append(name)
-            else:
-                constants[name] = now
+            missing |= {name: f"{name} is missing"} if now.is_meta else {}
         elif new.shape != now.shape or new.dtype != now.dtype:
-            wrong.append(f"{name} is {_kind(new)}, the graph needs {_kind(now)}")
+            wrong[name] = f"{name} is {_kind(new)}, the graph needs {_kind(now)}"
         else:
             tensors[name] = new
-    if missing or wrong:
-        said = [f"{name} is missing" for name in missing] + wrong
+    if said := [*missing.values(), *wrong.values()]:
         more = f"\n  and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
         shown = "".join(f"\n  {line}" for line in said[:SHOWN])
-        raise TraceError(f"{graph.name} cannot take these weights:{shown}{more}\n{_advice(wrong)}")
-    device = _place(tensors)
-    constants = {name: value.to(device) if device and isinstance(value, Tensor) else value
-                 for name, value in constants.items()}
-    copied = _copy(graph.module.graph, device)
-    return fx.GraphModule(constants | tensors, copied, class_name=type(graph.module).__name__)
+        raise TraceError(f"{graph.name} cannot take these weights:{shown}{more}\n"
+                         f"{_advice(bool(wrong))}")
+    return _over(graph.module, tensors, graph.weightless, _place(tensors))
 
 
-def _advice(wrong: list[str]) -> str:
+def _weights(module: fx.GraphModule, weightless: bool) -> Iterator[tuple[str, Tensor]]:
+    """What a graph, and the bodies that it calls, hold by name and can be given anew.
+
+    In a graph without weights what has values stays: surgery has put it in, or the graph made it.
+    """
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            now = attribute(module, str(node.target))
+            if isinstance(now, Tensor) and (now.is_meta or not weightless):
+                yield str(node.target), now
+        elif body := _body(module, node):
+            yield from _weights(body, weightless)
+
+
+def _body(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
+    """The graph that a node of a component graph calls; a module of the user's is left alone."""
+    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return found if isinstance(found, fx.GraphModule) else None
+
+
+def _over(
+    module: fx.GraphModule, tensors: Mapping[str, Tensor], weightless: bool,
+    device: torch.device | None,
+) -> fx.GraphModule:
+    """The same graph over other tensors; all else that it holds is kept, on `device`."""
+    new = {name: tensors[name] for name, _ in _weights(module, weightless) if name in tensors}
+    held: dict[str, Any] = {}
+    for node in module.graph.nodes:
+        name = str(node.target)
+        if name in new:
+            held[name] = new[name]
+        elif node.op == "get_attr":
+            now = attribute(module, name)
+            held[name] = now.to(device) if device and isinstance(now, Tensor) else now
+        elif body := _body(module, node):
+            held[name] = _over(body, tensors, weightless, device)
+        elif node.op == "call_module":
+            held[name] = module.get_submodule(name)
+    copied = _copy(module.graph, device)
+    return fx.GraphModule(held, copied, class_name=type(module).__name__)
+
+
+def _advice(wrong: bool) -> str:
     if wrong:
         return ("pass weights of the model that was traced, in its type: from_pretrained(..., "
                 "dtype=...), or trace again with dtype=...; model.to(dtype) converts buffers that "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 import rewrite as rw
+from rewrite import match, rules
 from rewrite.errors import InputError, TraceError
 from rewrite.trace import load
 from tests.models.table import TABLE
@@ -245,6 +247,72 @@ def test_other_weights_for_a_graph_that_has_some() -> None:
     ids = tokens(2, 9)
     assert torch.equal(graph(input_ids=ids).logits, logits(other, input_ids=ids))
     assert error(graph(input_ids=ids).logits, at.graph(input_ids=ids).logits) > 0.1
+
+
+@cache
+def llama() -> tuple[Any, rw.Graph]:
+    """A model, and the graph that was traced from it."""
+    model = TABLE["llama"].build()
+    return model, rw.trace(model)
+
+
+def grafted(graph: rw.Graph) -> rw.Graph:
+    """The MLP of another model, which has the names of this one's."""
+    model, full = llama()
+    other = full.with_weights({name: 1.5 * value for name, value in named(model).items()})
+    return graph.graft(other, match.module("model.layers.0.mlp"))
+
+
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, the latter also if they are in no state dict."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def projected(graph: rw.Graph) -> rw.Graph:
+    """A module with weights of its own."""
+    own = nn.Linear(48, 48)
+    with torch.no_grad():
+        for weight in own.parameters():
+            weight.fill_(0.01)
+    return graph.insert("silu", own)
+
+
+EDITS: dict[str, Callable[[rw.Graph], rw.Graph]] = {
+    "function": lambda graph: graph.replace("silu", torch.tanh),
+    "module": projected,
+    "frozen": lambda graph: graph.freeze("silu_1", 0.5),
+    "two": lambda graph: graph.delete("silu").ablate("silu_1"),
+    "grafted": grafted,
+    "a head": lambda graph: graph.components().as_graph().insert("a0.h1", torch.zeros_like),
+    "rules": lambda graph: graph.rewrite(rules.open_attention),
+    "rules behind an edit": lambda graph: graph.delete("silu").rewrite(rules.open_attention),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_before_weights_are_those_after(name: str) -> None:
+    (model, full), ids = llama(), tokens(2, 7)
+    wanted, edited = EDITS[name](full), EDITS[name](empty_graph("llama"))
+    with pytest.raises(InputError, match="traced without weights"):
+        edited(input_ids=ids)
+    for weights in (model, named(model)):
+        found = edited.with_weights(weights)
+        assert torch.equal(found(input_ids=ids).logits, wanted(input_ids=ids).logits)
+        assert not found.weightless and edited.weightless and found.code == wanted.code
+        assert (found.certificate is None) == (name != "rules"), "what was edited has no parity"
+
+
+def test_a_part_that_was_cut_out_takes_weights() -> None:
+    (model, full), ids = llama(), tokens(2, 7)
+    found, wanted = (g.extract(None, ["silu"]) for g in (empty_graph("llama"), full))
+    assert torch.equal(found.with_weights(model)(input_ids=ids)["silu"],
+                       wanted(input_ids=ids)["silu"])
+
+
+def test_weights_that_an_edited_graph_cannot_take() -> None:
+    heads = empty_graph("llama").components().as_graph().insert("a0.h1", torch.zeros_like)
+    with pytest.raises(TraceError, match=r"cannot take these weights:\n  model\.\S+ is missing"):
+        heads.with_weights({})
 
 
 class Branch(nn.Module):
