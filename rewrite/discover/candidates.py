@@ -168,6 +168,7 @@ def at(*places: str) -> Generator:
                 for name in placed(spot.pattern, places, dag):
                     yield spell(name), PathSet(spot.put(name))
 
+    at_places.__name__ = f"at({', '.join(places)})"  # what was asked for, in tables and logs
     return at_places
 
 
@@ -184,7 +185,8 @@ def generators(asked: Sequence[str | Generator]) -> dict[str, Generator]:
     >>> list(generators(["extend", swap]))
     ['extend', 'swap']
 
-    Raises `UnknownName` for a name that there is not, and `DataError` if none is asked for.
+    Raises `UnknownName` for a name that there is not, and `DataError` if none is asked for, or
+    if two functions have one name.
     """
     found: dict[str, Generator] = {}
     for each in [asked] if isinstance(asked, str) else asked:
@@ -194,7 +196,10 @@ def generators(asked: Sequence[str | Generator]) -> dict[str, Generator]:
                                   f"{near(each, CANDIDATES)}")
             found[each] = CANDIDATES[each]
         elif callable(each):
-            found[getattr(each, "__name__", "custom")] = each
+            name = getattr(each, "__name__", "custom")
+            if found.setdefault(name, each) is not each:
+                raise DataError(f"two functions for candidates are called {name!r}: define them "
+                                "with names of their own, by which tables and logs tell them apart")
         else:
             raise DataError(f"candidates are names or functions of a hypothesis, found {each!r}")
     if not found:

@@ -179,7 +179,10 @@ def test_candidates_by_name_or_function() -> None:
         return []
 
     assert list(generators(["swap", own])) == ["swap", "own"]
-    assert list(generators("swap")) == ["swap"]
+    assert list(generators("swap")) == ["swap"] == list(generators(["swap", swap]))
+    assert list(generators([at("S"), at("S", "[-1]")])) == ["at(S)", "at(S, [-1])"]
+    with pytest.raises(DataError, match="two functions for candidates are called '<lambda>'"):
+        generators([lambda _: [], lambda _: []])
     with pytest.raises(UnknownName, match="no candidates called 'extnd'; did you mean extend"):
         generators(["extnd"])
     with pytest.raises(DataError, match="there are no candidates: name some of drop"):

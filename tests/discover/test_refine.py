@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 
 import rewrite as rw
-from rewrite.discover import Refined, refine
+from rewrite.discover import Refined, at, refine
 from rewrite.discover.log import Row
 from rewrite.discover.refine import halves
-from rewrite.errors import DataError, FileError, UnknownName
+from rewrite.errors import DataError, FileError, InputError, UnknownName
 from rewrite.paths import example_paths
 from tests.run.test_sweep import pairs_of
-from tests.zoo import traced
+from tests.zoo import VOCAB, tokens, traced
 
 pytestmark = pytest.mark.xdist_group("planted")  # one process makes the fixtures
 
@@ -58,6 +58,37 @@ def test_what_is_not_needed_at_the_start_is_dropped(
     log = refine(start, differ, "logit_diff", candidates=["extend"])
     assert {row.kind for row in log.rows[1:]} == {"drop"} and log.rows[-1].step == 0
     assert str(log.hypothesis.runs["clean"]) == "a1.h2.v -> logits"
+
+
+@pytest.fixture(scope="module")
+def placed() -> rw.Pairs:
+    """Prompts that differ at one token, elsewhere in each, which is called S; T is the next one."""
+    at = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    clean, corrupt = tokens(8, 6, 1), tokens(8, 6, 1)
+    corrupt[torch.arange(8), at] = (clean[torch.arange(8), at] + 1) % VOCAB
+    return rw.Pairs.from_tensors({"clean": {"input_ids": clean}, "corrupt": {"input_ids": corrupt}},
+                                 positions={"S": at, "T": at + 1})
+
+
+def test_the_named_place_of_the_difference_is_found(
+    planted: rw.Components, placed: rw.Pairs, tmp_path: Path
+) -> None:
+    start = rw.Hypothesis(planted, {"clean": "a1.h2.v -> logits@[-1]"})
+    places = at("S", "T")
+    tried = rw.refinements(start, placed, "kl_divergence", candidates=[places])
+    assert {row.change.what: round(row.explained.value, 9) for row in tried.rows} == {
+        "a1.h2.v@S": 1, "a1.h2.v@T": 0, "a1.h2@S.v": 0, "a1.h2@T.v": 0}, "it writes at the end"
+    call: dict[str, Any] = {"metric": "kl_divergence", "file": tmp_path / "log.json"}
+    log = refine(start, placed, candidates=[places], **call)
+    assert str(log.hypothesis.runs["clean"]) == "a1.h2.v@S -> logits@[-1]"
+    assert [(row.kind, row.change) for row in log.rows[1:]] == [("at(S, T)", "a1.h2.v@S")]
+    assert log.rows[-1].held_out is not None
+    assert log.rows[-1].held_out.value == pytest.approx(1, abs=1e-9)
+    assert refine(start, placed, candidates=[places], **call).rows == log.rows
+    with pytest.raises(FileError, match=r"candidates was \['at\(S, T\)'\], now \['at\(S\)'\]"):
+        refine(start, placed, candidates=[at("S")], **call)
+    with pytest.raises(InputError, match="asks for positions @IO"):
+        refine(start, placed, "kl_divergence", candidates=[at("S", "IO")])
 
 
 def test_rows_are_what_evaluate_says(log: Refined) -> None:
