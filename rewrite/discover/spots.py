@@ -128,7 +128,8 @@ def renamed(name: Name, symbol: str, owner: str) -> Name:
 
 def writers(symbol: str, dag: Dag) -> list[str]:
     """The sources and parts that write what a symbol reads, in the order of the graph."""
-    reads = Wiring.of(dag).reads[symbol]
+    reads = {port.reads for node in dag.nodes if isinstance(node, Part)
+             for port in node.ports if port.symbol == symbol}
     found = {writer for name in reads for writer in dag.writers(name)}
     return [node.name for node in dag.nodes if node.name in found]
 
