@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from sympy import Symbol, symbols
 from torch import Tensor, fx, nn
 
+import rewrite as rw
 from rewrite.errors import InputError, TraceError
 from rewrite.ir.graph import InputSpec
 from rewrite.symbolic.cost import Cost, hints_for, measured
 from rewrite.symbolic.cost_terms import Largest, bounds, grow, terms, total
 from tests.symbolic.counting import counted
+from tests.zoo import traced
 
 SIZES = {"batch": 8, "seq": 96}
 ids = torch.int64
@@ -192,3 +194,13 @@ def test_terms() -> None:
     grow(found, terms(x**2 + 3), -1)
     assert found == {x * y: 2}
     assert bounds(terms(2 * x), terms(x)) and not bounds(terms(x), terms(2 * x))
+
+
+def test_heads_that_read_by_hops_project_keys_for_each_reading() -> None:
+    parts = traced("gpt2").parts
+    plain, windowed = (rw.expand(rw.Hypothesis(parts, {"clean": text})).cost
+                       for text in ("a1.h2.k -> logits", "a1.h2.k[-1] -> logits"))
+    more = windowed.work.products["linear"] - plain.work.products["linear"]
+    projection = 2 * 32 * 8  # from the stream to the keys of one head
+    batch, seq = symbols("batch seq", integer=True, positive=True)
+    assert more == projection * batch * seq
