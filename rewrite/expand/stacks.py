@@ -21,6 +21,7 @@ from rewrite.expand.stackable import StackAssembler
 from rewrite.expand.tails import Tail
 from rewrite.ir.dag import Constant, Dag
 from rewrite.ir.ops import copies, take, with_tail
+from rewrite.ir.values import devices
 
 aten = torch.ops.aten
 ALL, LAST = "all", "last"
@@ -44,8 +45,7 @@ class Stacks:
         self._starts: dict[Spots, fx.Node] = {}
         self._whole: dict[tuple[str, Spots], Stack] = {}
         self._indices = 0
-        parameter = next(assembler.parts.graph.module.parameters(), None)
-        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.device, *_ = devices(assembler.parts.graph.module)
 
     def add(self, name: str, indices: Iterable[int], node: fx.Node, rows: Rows) -> None:
         """Keep copies of a value, behind those that are kept at these rows."""

@@ -128,6 +128,7 @@ def mix_rows(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     >>> mix_rows(torch.tensor([[True, False]]), torch.ones(1, 2), torch.zeros(1, 2))
     tensor([[1., 0.]])
     """
+    where = where.to(yes.device)  # a mask is an input, and layers may lie on other devices
     return torch.where(where.reshape(*where.shape, *(1,) * (yes.ndim - 2)), yes, no)
 
 

@@ -11,6 +11,7 @@ from torch import fx
 
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.edit import Calling
+from rewrite.ir.flow import args
 from rewrite.ir.ops import total
 from rewrite.ir.spec import check
 from rewrite.ir.values import alike as same
@@ -18,6 +19,7 @@ from rewrite.ir.values import attribute, infer, mode_of
 from rewrite.parts.component import Component, Components
 from rewrite.parts.names import member_of
 from rewrite.parts.stacks import source_name
+from rewrite.rules.flatten_sums import terms_of
 from rewrite.rules.slicer import Body
 
 aten = torch.ops.aten
@@ -38,6 +40,8 @@ class Assembler:
         self.context: dict[fx.Node, fx.Node] = {}
         self.inputs: dict[tuple[str, str], fx.Node] = {}
         self.masks: dict[str, fx.Node] = {}
+        self._moves = {parts.values[node]: node
+                       for node in parts.cut.sums if len(terms_of(node)) == 1}
         known = {str(node.target): node
                  for node in parts.graph.module.graph.find_nodes(op="placeholder")}
         self.sources = {str(node.target) for node in parts.cut.flow.sources}
@@ -67,9 +71,12 @@ class Assembler:
         return self._call(body, name, ())
 
     def join(self, name: str, terms: Sequence[fx.Node]) -> fx.Node:
-        """A sum, in the order of the model."""
-        target = aten.add.Tensor if len(terms) == 2 else total
-        made = self.graph.create_node("call_function", target, tuple(terms), name=_plain(name))
+        """A sum, in the order of the model; of one term, where that is moved to another device."""
+        target: Any = aten.add.Tensor if len(terms) == 2 else total
+        given, options = tuple(terms), {}
+        if move := self._moves.get(name.partition("__")[0]):
+            target, given, options = move.target, (*terms, *args(move)[1:]), dict(move.kwargs)
+        made = self.graph.create_node("call_function", target, given, options, name=_plain(name))
         made.meta["component"] = name
         return made
 

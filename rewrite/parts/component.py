@@ -20,6 +20,7 @@ from rewrite.parts.regions import Cut, Region, cut
 from rewrite.parts.rowwise import is_rowwise
 from rewrite.parts.stacks import source_name
 from rewrite.rules import split_experts
+from rewrite.rules.flatten_sums import terms_of
 from rewrite.rules.heads import bias_body, last_row
 from rewrite.rules.heads import body as heads_body
 from rewrite.rules.slicer import Body, Slicer
@@ -302,7 +303,7 @@ def _wire(
             component = by_output[value]
             nodes.extend(_parts(component, values, spellings, pieces.flow))
         elif value in pieces.sums:
-            nodes.append(Join(values[value], tuple(values[o] for o in value.args[:2])))
+            nodes.append(Join(values[value], tuple(values[o] for o in terms_of(value))))
         elif value in pieces.constants:
             nodes.append(Constant(values[value]))
         else:

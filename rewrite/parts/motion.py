@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.ir.dag import Motion
+from rewrite.ir.values import devices
 from rewrite.parts.names import member_of
 from rewrite.symbolic.cost import hints_for
 
@@ -60,7 +61,7 @@ class PartsMotion(Motion):
     def _values(self, written: list[fx.Node], changed: bool) -> list[Tensor]:
         graph, flow = self.parts.graph, self.parts.cut.flow
         sizes = hints_for(graph.inputs, graph.guards, {})
-        device = next((p.device for p in graph.module.parameters()), torch.device("cpu"))
+        device, *_ = devices(graph.module)
         sources = {str(node.target): node for node in flow.sources}
         inputs: list[Tensor] = []
         for spec in graph.inputs:

@@ -11,7 +11,7 @@ from torch import fx
 from rewrite.ir.flow import Flow, args, is_float
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.find_heads import find_layers
-from rewrite.rules.flatten_sums import residual_sums
+from rewrite.rules.flatten_sums import residual_sums, terms_of
 from rewrite.rules.heads import Attention
 from rewrite.rules.split_experts import Mixture, find_mixtures
 
@@ -65,7 +65,7 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     """
     sums = residual_sums(flow)
     apart = _apart(flow, granularity or ("stream" if sums else "module"))
-    terms = [operand for node in sums for operand in args(node)[:2]]
+    terms = [operand for node in sums for operand in terms_of(node)]
     outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
     constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
     layers, notes = _layers(flow)

@@ -6,8 +6,8 @@ from functools import cached_property
 
 from torch import fx
 
-from rewrite.ir.flow import args
 from rewrite.parts.regions import Cut, Region
+from rewrite.rules.flatten_sums import terms_of
 
 SOURCE_NAMES = {"input_ids": "tokens"}
 
@@ -29,7 +29,7 @@ class Stacks:
         self.cut = cut
         self._parent: dict[fx.Node, fx.Node] = {}
         for node in cut.sums:
-            for term in args(node)[:2]:
+            for term in terms_of(node):
                 self._join(node, term)
         for region in cut.regions:
             products = any(cut.flow.contracts(node) for node in region.nodes)

@@ -23,8 +23,8 @@ def tail(parts: Components, name: str) -> Body | None:
     None if it mixes positions, or if a slice of them cannot be pushed up to what it reads.
 
     >>> from rewrite.parts.tails import tail
-    >>> tail(parts, "m0").tail, tail(parts, "a0")
-    (True, None)
+    >>> tail(parts, "m0") is None, tail(parts, "a0") is None
+    (False, True)
     """
     key = (name, "tail")
     if key not in parts.kept:

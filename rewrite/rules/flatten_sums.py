@@ -19,16 +19,31 @@ from rewrite.rules.sums import as_total
 
 aten = torch.ops.aten
 ADDITIONS = {aten.add.Tensor, aten.add_.Tensor}
+COPIES = {aten.to.device, aten.to.dtype_layout, aten._to_copy.default}
 
 
 def residual_sums(flow: Flow) -> list[fx.Node]:
-    """Additions of the residual stream, in graph order."""
+    """Additions of the residual stream, in graph order.
+
+    Where layers lie on several devices, the stream is moved from one to the next: such a move
+    is a sum of one term.
+    """
     additions = [node for node in flow.graph.nodes if _is_addition(flow, node)]
     sums = {node for node in additions if _is_skip(flow, node)}
-    for node in reversed(additions):
-        if any(user in sums for user in node.users) and node not in sums:
+    known = set(additions)
+    stream = [node for node in flow.graph.nodes if node in known or _is_move(flow, node)]
+    for node in reversed(stream):
+        if any(user in sums for user in node.users):
             sums.add(node)
-    return [node for node in additions if node in sums]
+    for node in stream:
+        if len(terms_of(node)) == 1 and terms_of(node)[0] in sums:
+            sums.add(node)
+    return [node for node in stream if node in sums]
+
+
+def terms_of(node: fx.Node) -> list[fx.Node]:
+    """What a residual sum adds up: two terms, or the one that is moved to another device."""
+    return [operand for operand in args(node)[:2] if isinstance(operand, fx.Node)]
 
 
 def flatten_sums(graph: Graph, sources: tuple[str, ...] | None = None) -> Graph:
@@ -64,6 +79,14 @@ def _is_addition(flow: Flow, node: fx.Node) -> bool:
         and len(shape(terms[1])) == len(shape(node)) and not flow.from_weights(terms[1])
     )
     return (same and flow.flows(left) and flow.flows(right)) or broadcast
+
+
+def _is_move(flow: Flow, node: fx.Node) -> bool:
+    """Whether a flowing node is its operand on another device, and nothing else."""
+    if node.target not in COPIES or not flow.flows(node):
+        return False
+    before, after = args(node)[0].meta["val"], node.meta["val"]
+    return is_float(node) and before.device != after.device and before.dtype == after.dtype
 
 
 def _is_skip(flow: Flow, node: fx.Node) -> bool:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rewrite.errors import InputError, near
 from rewrite.ir.graph import Dim, InputSpec, unmet
+from rewrite.ir.values import devices
 from rewrite.symbolic.cost_meter import Meter, Sizes, Tally, Walk
 from rewrite.symbolic.cost_terms import total
 
@@ -133,7 +134,7 @@ def measured(
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     sizes = Sizes(mode, hints)
     meter = Meter(mode, sizes)
-    device = next((t.device for t in module.parameters() if not t.is_meta), torch.device("cpu"))
+    device = next((d for d in devices(module) if d.type != "meta"), torch.device("cpu"))
     with mode:
         given = [torch.empty([d if isinstance(d, int) else sizes.ints[d] for d in spec.shape],
                              dtype=spec.dtype, device=device)
