@@ -53,6 +53,7 @@ def trace(model: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> rw.Gr
     """`rw.trace(model, inputs)` of a few layers, without torch's cache of what ops answer.
 
     The cache pays when layers repeat; with two layers, filling it is a third of the time.
+    The numbers in names of nodes are others than `rw.trace` gives; the nodes are the same.
     """
     with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         return rw.trace(model, inputs)
@@ -77,7 +78,7 @@ class Traced:
 def traced(family: str, dtype: torch.dtype = torch.float32) -> Traced:
     """`tiny(family, dtype)`, traced once per process.  Leave its parameters as they are."""
     model = tiny(family, dtype)
-    graph = trace(model)
+    graph = rw.trace(model)
     return Traced(model, graph, graph.components())
 
 
