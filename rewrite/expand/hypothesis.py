@@ -43,10 +43,9 @@ class Hypothesis:
             if run == "positions":
                 raise HypothesisError("no run can be called 'positions', by which a call says "
                                       "where named positions are: choose another name")
-        for path_set in self.path_sets.values():
-            if path_set != PathSet.none():
-                check_reachable(path_set, self.parts.dag)
-        _ = self.automaton
+        for run in self.automaton.unread():
+            if self.path_sets[run] != PathSet.none():
+                check_reachable(self.path_sets[run], self.parts.dag)
 
     @property
     def path_sets(self) -> dict[str, PathSet]:

@@ -29,6 +29,7 @@ from rewrite.paths.tree import (
     first_test,
     is_split,
     leaves,
+    split,
     under,
 )
 
@@ -113,15 +114,15 @@ def expand_dag(dag: Dag, automata: Sequence[Automaton]) -> Product:
     return Product(dag, copying.copies, roots, sum(each.states for each in automata))
 
 
+Visit = tuple[str | int, int]  # a kind of node, and the state in which paths come to it
+
+
 class _Copying:
     """Hash-consing of copies.  Where one run is decided for all paths, it is copied once."""
 
     def __init__(self, dag: Dag) -> None:
         self.dag = dag
         self.reads: dict[str, tuple[str, ...]] = {node.name: node.reads for node in dag.nodes}
-        self.symbols: dict[str, tuple[str, ...]] = {
-            node.name: tuple(port.symbol for port in node.ports)
-            for node in dag.nodes if isinstance(node, Part)}
         self.copies: dict[str, list[Copy | Mixed]] = {node.name: [] for node in dag.nodes}
         self.known: dict[str, dict[tuple[object, ...], int]] = {n.name: {} for n in dag.nodes}
         self.plain: dict[tuple[str, str], int] = {}
@@ -176,6 +177,7 @@ class _Copying:
         """The outputs for one automaton; only states that are not decided are walked."""
         start, decided = automaton.start, automaton.decided
         made: dict[tuple[str, int], int] = {}
+        read: dict[Visit, Tree] = {}
 
         def copy(name: str, state: Tree) -> int:
             if is_split(state):
@@ -183,12 +185,18 @@ class _Copying:
             run = decided(state)
             return made[name, state] if run is None else self._plain(name, run)
 
-        def written(node: str, after: Sequence[Tree]) -> int:
+        def reads(node: str, after: Sequence[Tree]) -> Tree:
+            """The copies that a node reads, or a tree of them if it depends on where it writes."""
             test = first_test(*after)
             if test is None or test.kind != HERE:
-                return self.cons(node, tuple(map(copy, self.reads[node], after)))
+                return tuple(map(copy, self.reads[node], after))
             sides = ([under(tree, test, passes) for tree in after] for passes in (True, False))
-            return self.mix(node, _of_value(test), *(written(node, side) for side in sides))
+            return split(_of_value(test), *(reads(node, side) for side in sides))
+
+        def written(node: str, tree: Tree) -> int:
+            if is_split(tree):
+                return self.mix(node, tree.test, written(node, tree.yes), written(node, tree.no))
+            return self.cons(node, tree)
 
         def source(node: str, state: Tree) -> int:
             if is_split(state):
@@ -196,32 +204,33 @@ class _Copying:
                 return self.mix(node, _of_value(state.test), *sides)
             return self._plain(node, automaton.run(state))
 
-        for node, state, after in reversed(self._asked(automaton)):
+        for node, (kind, state), after in reversed(self._asked(automaton)):
             if isinstance(self.dag[node], Source):
                 made[node, state] = source(node, automaton.step(state, node))
             else:
-                made[node, state] = written(node, after)
+                if (kind, state) not in read:
+                    read[kind, state] = reads(node, after)
+                made[node, state] = written(node, read[kind, state])
         return tuple(copy(name, start) for name in self.dag.outputs)
 
-    def _asked(self, automaton: Automaton) -> list[tuple[str, int, list[Tree]]]:
+    def _asked(self, automaton: Automaton) -> list[tuple[str, Visit, tuple[Tree, ...]]]:
         """Each node in each open state, from the outputs up, with the states of what it reads."""
+        decided = automaton.decided
         states: dict[str, dict[int, None]] = {}
-        decided, step, enter = automaton.decided, automaton.step, automaton.enter
         if decided(automaton.start) is None:
-            for name in self.dag.outputs:
-                states.setdefault(name, {})[automaton.start] = None
-        asked: list[tuple[str, int, list[Tree]]] = []
-        for node in reversed(self.reads):
-            for state in states.get(node, ()):
-                if node in self.symbols:
-                    after = [step(state, symbol) for symbol in self.symbols[node]]
-                else:
-                    after = [enter(state, name) for name in self.reads[node]]
-                asked.append((node, state, after))
-                for name, tree in zip(self.reads[node], after, strict=True):
-                    for open_state in leaves(tree) if is_split(tree) else (tree,):
-                        if decided(open_state) is None:
-                            states.setdefault(name, {})[open_state] = None
+            states = {name: {automaton.start: None} for name in self.dag.outputs}
+        asked: list[tuple[str, Visit, tuple[Tree, ...]]] = []
+        known: dict[Visit, tuple[Tree, ...]] = {}
+        for node in reversed(self.dag.nodes):
+            for state in states.get(node.name, ()):
+                visit = automaton.kind(node.name), state
+                if visit not in known:
+                    known[visit] = automaton.reads(state, node)
+                    for name, tree in zip(node.reads, known[visit], strict=True):
+                        for rest in leaves(tree):
+                            if decided(rest) is None:
+                                states.setdefault(name, {})[rest] = None
+                asked.append((node.name, visit, known[visit]))
         return asked
 
     def _plain(self, name: str, run: str) -> int:

@@ -7,20 +7,55 @@ from dataclasses import replace
 from itertools import accumulate
 
 from rewrite.errors import HypothesisError
-from rewrite.ir.dag import Dag
-from rewrite.paths.bind import BoundSet, Place, bind_all
+from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Source
+from rewrite.paths.bind import BoundSet, bind_all
 from rewrite.paths.expressions import Expressions
 from rewrite.paths.pathset import PathSet
-from rewrite.paths.tree import Tree, combine
+from rewrite.paths.tree import Tree, combine, leaves
 from rewrite.paths.walk import walk_paths
+from rewrite.paths.wiring import Arrival, Letters, Place
+
+
+class _Table:
+    """States of all automata of a graph that have these runs and equally many letters.
+
+    A state is one expression for each run.  States are numbered as they are met, and steps are
+    remembered: what one automaton has worked out, others of the same form find here.
+    """
+
+    def __init__(self, expressions: Expressions, runs: tuple[str, ...], default: str) -> None:
+        self.states: list[tuple[int, ...]] = []
+        self.decided: list[str | None] = []
+        self.entered: dict[tuple[int, Arrival], int] = {}
+        self.steps: dict[tuple[int, Place], Tree] = {}
+        self._expressions: Expressions = expressions
+        self._runs: tuple[str, ...] = runs
+        self._default: str = default
+        self._numbers: dict[tuple[int, ...], int] = {}
+
+    def run(self, state: int) -> str:
+        """The run of a path that has come to its end."""
+        rests = zip(self._runs, self.states[state], strict=True)
+        return next((run for run, rest in rests if self._expressions.nullable(rest)), self._default)
+
+    def number(self, *rests: int) -> int:
+        """The state that has these expressions."""
+        every, none = self._expressions.every, self._expressions.none
+        if every in rests:  # decided: the sets share no path, so it is in no other
+            rests = tuple(every if rest == every else none for rest in rests)
+        number = self._numbers.setdefault(rests, len(self.states))
+        if number == len(self.states):
+            self.states.append(rests)
+            clear = all(rest in (every, none) for rest in rests)
+            self.decided.append(self.run(number) if clear else None)
+        return number
 
 
 class Automaton:
     """Which run does a path read?  Walk it from its output to its source, then ask.
 
-    A state is one expression for each run: what the rest of the path, towards the source,
-    must look like to belong to it.  States are numbered from `start` as they are met, and
-    steps are remembered, so that a step costs one look-up when it is made again.
+    A state says, for each run, what the rest of the path, towards the source, must look like
+    to belong to it.  Steps are remembered: one that is made again costs one look-up.
 
     >>> from rewrite.ir.dag import Dag, Part, Port, Source
     >>> dag = Dag((Source("x"), Part("m0", (Port("m0", "x"),))), ("m0",))
@@ -32,24 +67,21 @@ class Automaton:
     """
 
     def __init__(self, runs: Mapping[str, BoundSet], default: str, shared: BoundSet) -> None:
-        self.start: int = 0
         self._runs: tuple[str, ...] = tuple(runs)
         self._default: str = default
         self._shared: BoundSet = shared
-        self._places: Mapping[str, Place] = shared.places
-        self._within: Mapping[str, int] = shared.within
-        self._expressions: Expressions = shared.expressions
-        self._states: list[tuple[int, ...]] = []
-        self._numbers: dict[tuple[int, ...], int] = {}
-        self._entered: dict[tuple[int, int], int] = {}
-        self._steps: dict[tuple[int, Place], Tree] = {}
-        self._decided: list[str | None] = []
-        _ = self._number(tuple(bound.start for bound in runs.values()))
+        self._letters: Letters = shared.letters
+        key = _Table, shared.expressions, self._runs, default
+        if key not in shared.dag.kept:
+            shared.dag.kept[key] = _Table(*key[1:])
+        self._table: _Table = shared.dag.kept[key]
+        self.start: int = self._table.number(*(bound.start for bound in runs.values()))
+        self._met: set[int] = {self.start}
 
     @property
     def states(self) -> int:
         """How many states have been met so far."""
-        return len(self._states)
+        return len(self._met)
 
     def step(self, state: int, symbol: str) -> Tree:
         """The state after `symbol`, or a tree of states if it depends on positions.
@@ -57,43 +89,76 @@ class Automaton:
         Raises `KeyError` for a symbol that the graph lacks, `PathError` if a window cannot be
         followed through it.
         """
-        key = state, self._places[symbol]
-        if key not in self._steps:
-            rests = [self._shared.tree(rest, symbol) for rest in self._states[state]]
-            self._steps[key] = combine(lambda *rests: self._number(rests), *rests)
-        return self._steps[key]
+        key, table = (state, self._letters.place(symbol)), self._table
+        if key not in table.steps:
+            rests = [self._shared.tree(rest, symbol) for rest in table.states[state]]
+            table.steps[key] = combine(table.number, *rests)
+        self._met.update(leaves(table.steps[key]))
+        return table.steps[key]
 
     def enter(self, state: int, node: str) -> int:
-        """The same state on arrival at a node: what does not lie upstream of it is forgotten.
+        """The same state on arrival at a node: what no path that ends there has is forgotten.
 
         It changes no answer.  A walk that calls it at sums meets fewer pairs (node, state).
         Raises `KeyError` for a node that the graph lacks.
         """
-        key = state, self._within[node]
-        if key not in self._entered:
-            rests = (self._expressions.keep(rest, key[1]) for rest in self._states[state])
-            self._entered[key] = self._number(tuple(rests))
-        return self._entered[key]
+        if self.decided(state) is not None:
+            return state
+        key, table = (state, self._letters.arrival(node)), self._table
+        if key not in table.entered:
+            rests = (self._shared.enter(rest, node) for rest in table.states[state])
+            table.entered[key] = table.number(*rests)
+        self._met.add(table.entered[key])
+        return table.entered[key]
+
+    def reads(self, state: int, node: Node) -> tuple[Tree, ...]:
+        """The states in which paths that come to a node in this state come to what it reads."""
+        match node:
+            case Part(_, ports):
+                return tuple(self.step(state, port.symbol) for port in ports)
+            case Join(_, terms):
+                return tuple(self.enter(state, term) for term in terms)
+            case Source() | Constant():
+                return ()
+
+    def kind(self, node: str) -> str | int:
+        """What nodes share that read the same, and go on with it in the same states."""
+        return self._letters.kind(node)
+
+    def unread(self) -> list[str]:
+        """The runs, but for the default, that no path of the graph reads: one walk, until all are.
+
+        Raises `PathError` if a window cannot be followed on the way.
+        """
+        dag, decided, left = self._shared.dag, self._table.decided, dict.fromkeys(self._runs)
+        visits = [(name, self.start) for name in dag.outputs]
+        seen: set[tuple[str | int, int]] = set()
+        while visits and left:
+            name, state = visits.pop()
+            visit = self.kind(name), state
+            if visit in seen:
+                continue
+            seen.add(visit)
+            node, run = dag[name], decided[state]
+            if run is not None:
+                if self._letters.arrival(name).upstream:  # else no path ends there
+                    left.pop(run, None)
+            elif isinstance(node, Source):
+                for rest in leaves(self.step(state, name)):
+                    left.pop(self.run(rest), None)
+            else:
+                for read, tree in zip(node.reads, self.reads(state, node), strict=True):
+                    visits += [(read, rest) for rest in leaves(tree)
+                               if decided[rest] != self._default]
+        return list(left)
 
     def decided(self, state: int) -> str | None:
         """The run that every path on from this state reads, if that is clear by now."""
-        return self._decided[state]
+        return self._table.decided[state]
 
     def run(self, state: int) -> str:
         """The run that a path reads, once its source has been stepped over."""
-        rests = zip(self._runs, self._states[state], strict=True)
-        return next((run for run, rest in rests if self._expressions.nullable(rest)), self._default)
-
-    def _number(self, rests: tuple[int, ...]) -> int:
-        every, none = self._expressions.every, self._expressions.none
-        if every in rests:  # decided: the sets share no path, so it is in no other
-            rests = tuple(every if rest == every else none for rest in rests)
-        number = self._numbers.setdefault(rests, len(self._states))
-        if number == len(self._states):
-            self._states.append(rests)
-            clear = all(rest in (every, none) for rest in rests)
-            self._decided.append(self.run(number) if clear else None)
-        return number
+        return self._table.run(state)
 
 
 def assign(runs: Mapping[str, PathSet | str], default: str, dag: Dag) -> Automaton:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from rewrite.errors import PathError, UnknownName, near
-from rewrite.ir.dag import Dag, Part, symbols_of
+from rewrite.ir.dag import Dag
 from rewrite.paths.caret import point
 from rewrite.paths.expressions import Expressions, Motion, Unfollowed
-from rewrite.paths.names import matches
 from rewrite.paths.parse import tokens
 from rewrite.paths.pathset import PathSet, paths
 from rewrite.paths.pattern import (
@@ -33,21 +31,10 @@ from rewrite.paths.pattern import (
     Repeat,
     Within,
     names_in,
-    places_in,
     walk,
 )
 from rewrite.paths.tree import Tree, leaves
-
-
-class Place(NamedTuple):
-    """All that patterns can tell of a symbol: its letter, and the letters upstream of it.
-
-    >>> Place(letter=1, upstream=0b101)
-    Place(letter=1, upstream=5)
-    """
-
-    letter: int
-    upstream: int
+from rewrite.paths.wiring import Letters, Wiring, starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +55,7 @@ class BoundSet:
 
     dag: Dag
     expressions: Expressions = field(repr=False)
-    places: Mapping[str, Place] = field(repr=False)
-    within: Mapping[str, int] = field(repr=False)
+    letters: Letters = field(repr=False)
     start: int
 
     def step(self, state: int, symbol: str) -> int:
@@ -85,17 +71,18 @@ class BoundSet:
         Raises `PathError` where a window cannot be followed.
         """
         try:
-            return self.expressions.step(state, *self.places[symbol])
+            return self.expressions.step(state, *self.letters.place(symbol))
         except Unfollowed as stop:
             raise PathError(_unfollowed(symbol, stop.again)) from None
 
     def enter(self, state: int, node: str) -> int:
-        """The same state on arrival at a node: what does not lie upstream of it is forgotten.
+        """The same state on arrival at a node: what no path that ends there has is forgotten.
 
-        `step` does so on its own; this helps at sums, whose terms lie ever further upstream.
+        It changes no answer, and helps at sums, whose terms lie ever further upstream.
         Raises `KeyError` for a node that the graph lacks.
         """
-        return self.expressions.keep(state, self.within[node])
+        own, upstream = self.letters.arrival(node)
+        return self.expressions.keep(self.expressions.begin(state, own), upstream)
 
     def accepts(self, state: int) -> bool:
         """Whether the path read so far, from its output back, is in the set."""
@@ -104,7 +91,7 @@ class BoundSet:
     def __contains__(self, word: Sequence[str]) -> bool:
         state = self.start
         for symbol in reversed(word):
-            derived = self.expressions.derive(state, self.places[symbol].letter)
+            derived = self.expressions.derive(state, self.letters.place(symbol).letter)
             state = self.expressions.either(*leaves(derived))
         return self.accepts(state)
 
@@ -138,55 +125,25 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
     Raises what `bind` raises.
     """
     sets, wiring = [paths(path_set) for path_set in path_sets], Wiring.of(dag)
-    named = {name: wiring.named(name) for each in sets for name in names_in(each.pattern)}
+    parts = [part for each in sets for part in walk(each.pattern)]
+    named = {part.atom: wiring.named(part.atom) for part in parts if isinstance(part, Name)}
     if not all(named.values()):
         for each in sets:
             _check_names(each, named, dag)
-    moves = _Moves.of(wiring, sets)
-    letters = _letters(wiring.every, [*named.values(), *moves.groups])
-    motion = moves.motion(letters)
-    expressions = wiring.expressions(len(letters), motion)
-    masks = {name: sum(1 << n for n, letter in enumerate(letters) if letter & symbols)
-             for name, symbols in named.items()}
-    reader, within = _Reader(expressions, masks, motion.hops, wiring.whole), _Within(
-        wiring, letters)
-    places = _Places(wiring, letters, within)
-    return tuple(
-        BoundSet(dag, expressions, places, within, reader.set(each.pattern)) for each in sets
-    )
+    letters = Letters(wiring, list(named.values()), _moves(wiring, parts))
+    expressions = wiring.expressions(letters)
+    masks = {name: letters.mask(symbols) for name, symbols in named.items()}
+    reader = _Reader(expressions, masks, letters.motion.hops, wiring.whole)
+    return tuple(BoundSet(dag, expressions, letters, reader.set(each.pattern)) for each in sets)
 
 
-@dataclass(frozen=True)
-class _Moves:
+def _moves(wiring: Wiring, parts: Sequence[Pattern]) -> Motion:
     """Symbols that hop and symbols that blur positions, as far as some patterns ask."""
-
-    hops: int
-    blurs: int
-    ahead: bool
-
-    @classmethod
-    def of(cls, wiring: Wiring, sets: Sequence[PathSet]) -> _Moves:
-        dag = wiring.dag
-        windows = any(isinstance(part, Within) for each in sets for part in walk(each.pattern))
-        if not windows and not any(True for each in sets for _ in places_in(each.pattern)):
-            return cls(0, 0, False)
-        hops = sum(wiring.bits[symbol] for symbol in dag.hops)
-        if not windows:
-            return cls(hops, 0, False)
-        blurred = (symbol for node in dag.nodes if isinstance(node, Part)
-                   and not dag.motion.keeps_positions(node.name) for symbol in symbols_of(node))
-        blurs = sum(wiring.bits[symbol] for symbol in blurred) & ~hops
-        return cls(hops, blurs, dag.motion.looks_ahead())
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return tuple(group for group in (self.hops, self.blurs) if group)
-
-    def motion(self, letters: Sequence[int]) -> Motion:
-        def mask(group: int) -> int:
-            return sum(1 << n for n, letter in enumerate(letters) if letter & group)
-
-        return Motion(mask(self.hops), mask(self.blurs), self.ahead)
+    if any(isinstance(part, Within) for part in parts):
+        return Motion(wiring.hops, wiring.blurs, wiring.dag.motion.looks_ahead())
+    if any(isinstance(part, Name) and (part.at or part.port_at) for part in parts):
+        return Motion(wiring.hops)
+    return Motion()
 
 
 def _unfollowed(symbol: str, again: bool) -> str:
@@ -196,114 +153,6 @@ def _unfollowed(symbol: str, again: bool) -> str:
                 f"put the window on the port: {symbol}[-3:0]")
     return (f"a window cannot be followed through {symbol}, which mixes positions by other means "
             "than attention\nend the window before it, or leave it out")
-
-
-def _letters(every: int, groups: Iterable[int]) -> tuple[int, ...]:
-    """Sets of symbols that every group has all or none of, those that come first in front."""
-    cells = [every]
-    for group in groups:
-        cells = [part for cell in cells for part in (cell & group, cell & ~group) if part]
-    return tuple(sorted(cells, key=lambda cell: cell & -cell))
-
-
-class Wiring:
-    """What binding needs to know of a graph, worked out once; sets of symbols are bit masks.
-
-    Bound sets with equally many letters share a store of expressions: what one pattern has
-    derived, another of the same form finds there.
-
-    >>> from rewrite.ir.dag import Dag, Part, Port, Source
-    >>> wiring = Wiring.of(Dag((Source("x"), Part("y", (Port("y", "x"),))), ("y",)))
-    >>> wiring.named("y"), wiring.above
-    (2, {'x': 1, 'y': 3})
-    """
-
-    def __init__(self, dag: Dag) -> None:
-        self.dag: Dag = dag
-        self.bits: dict[str, int] = {symbol: 1 << n for n, symbol in enumerate(dag.symbols)}
-        self.every: int = (1 << len(self.bits)) - 1
-        self.above: dict[str, int] = {}
-        """For each node, the symbols on the paths that end there, its own included."""
-        self.reads: dict[str, list[str]] = {symbol: [] for symbol in self.bits}
-        """For each symbol, the values that a path can come from when it is spelt next."""
-        self._named: dict[str, int] = {}
-        """Atoms that have been asked for; those that are no patterns are known from the start."""
-        self._stores: dict[tuple[int, Motion], Expressions] = {}
-        for node in dag.nodes:
-            above = sum({self.bits[symbol] for symbol in symbols_of(node)})
-            for name in node.reads:
-                above |= self.above[name]
-            self.above[node.name] = above
-            for port in node.ports if isinstance(node, Part) else ():
-                self.reads[port.symbol].append(port.reads)
-        for symbol, bit in self.bits.items():
-            spelt = (symbol, *dag.spellings.get(symbol, ()))
-            for name in {start for each in spelt for start in _starts(each)}:
-                if matches(name, spelt):
-                    self._named[name] = self._named.get(name, 0) | bit
-
-    @classmethod
-    def of(cls, dag: Dag) -> Wiring:
-        """The one of this graph."""
-        if cls not in dag.kept:
-            dag.kept[cls] = cls(dag)
-        return dag.kept[cls]
-
-    def named(self, name: str) -> int:
-        """The symbols that an atom names."""
-        if name not in self._named:
-            spellings = self.dag.spellings
-            self._named[name] = sum(bit for symbol, bit in self.bits.items()
-                                    if matches(name, (symbol, *spellings.get(symbol, ()))))
-        return self._named[name]
-
-    def whole(self, name: str) -> bool:
-        """Whether an atom spells a symbol to its end, and so means a port."""
-        spellings = self.dag.spellings
-        return any(name.count(".") == spelt.count(".") and matches(name, (symbol, spelt))
-                   for symbol, bit in self.bits.items() if bit & self.named(name)
-                   for spelt in (symbol, *spellings.get(symbol, ())))
-
-    def expressions(self, letters: int, motion: Motion) -> Expressions:
-        """The store for this number of letters that move like this."""
-        if (letters, motion) not in self._stores:
-            self._stores[letters, motion] = Expressions(letters, motion)
-        return self._stores[letters, motion]
-
-
-class _Within(dict[str, int]):
-    """For each node, the letters on the paths that end there, its own included."""
-
-    def __init__(self, wiring: Wiring, letters: Sequence[int]) -> None:
-        super().__init__()
-        self._above: Mapping[str, int] = wiring.above
-        self._letters: list[tuple[int, int]] = [(1 << n, cell) for n, cell in enumerate(letters)]
-
-    def __missing__(self, node: str) -> int:
-        above, mask = self._above[node], 0
-        for bit, cell in self._letters:
-            if above & cell:
-                mask |= bit
-        self[node] = mask
-        return mask
-
-
-class _Places(dict[str, Place]):
-    """Each symbol with its letter, and the letters that a path can have before it."""
-
-    def __init__(self, wiring: Wiring, letters: Sequence[int], within: _Within) -> None:
-        super().__init__()
-        self._wiring, self._letters, self._within = wiring, letters, within
-
-    def __missing__(self, symbol: str) -> Place:
-        bit, upstream = self._wiring.bits[symbol], 0
-        for read in self._wiring.reads[symbol]:
-            upstream |= self._within[read]
-        letter = 0
-        while not self._letters[letter] & bit:
-            letter += 1
-        self[symbol] = place = Place(letter, upstream)
-        return place
 
 
 def _check_names(path_set: PathSet, named: Mapping[str, int], dag: Dag) -> None:
@@ -321,13 +170,7 @@ def _check_names(path_set: PathSet, named: Mapping[str, int], dag: Dag) -> None:
 def _known(dag: Dag) -> dict[str, None]:
     """All names that a pattern may use, without repetition."""
     spelt = [name for s in dag.symbols for name in (s, *dag.spellings.get(s, ()))]
-    return dict.fromkeys(start for name in spelt for start in _starts(name))
-
-
-def _starts(name: str) -> list[str]:
-    """The name cut behind each of its segments."""
-    segments = name.split(".")
-    return [".".join(segments[:n]) for n in range(1, len(segments) + 1)]
+    return dict.fromkeys(start for name in spelt for start in starts(name))
 
 
 @dataclass(frozen=True)

@@ -17,72 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
+from rewrite.paths.terms import Cat, Either, Empty, Leaf, Other, Placed, Star, Term, Window
 from rewrite.paths.tree import HERE, THERE, Condition, Tree, combine, hop, leaves, split
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One letter out of a set, given as a bit mask.  The mask 0 is the empty language."""
-
-    mask: int
-
-
-@dataclass(frozen=True, slots=True)
-class Empty:
-    """The empty word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cat:
-    """One expression, then another.  The first is itself no `Cat`."""
-
-    first: int
-    then: int
-
-
-@dataclass(frozen=True, slots=True)
-class Star:
-    """Any number of words of an expression."""
-
-    body: int
-
-
-@dataclass(frozen=True, slots=True)
-class Either:
-    """A union: no member is a union, and at most one is a `Leaf`."""
-
-    members: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Other:
-    """Every word that the expression does not have."""
-
-    body: int
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """One letter out of a set, that writes at the place `here` and reads at the place `there`.
-
-    An empty place is any place.
-    """
-
-    mask: int
-    here: str
-    there: str
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The words of an expression whose hops add up to a number in [low, high)."""
-
-    body: int
-    low: int | None
-    high: int | None
-
-
-Term = Leaf | Empty | Cat | Star | Either | Other | Placed | Window
 
 
 class Unfollowed(Exception):
@@ -126,6 +62,7 @@ class Expressions:
         self._derived: dict[tuple[int, int, int], Tree] = {}
         self._letters: dict[int, int] = {}
         self._kept: dict[tuple[int, int], int] = {}
+        self._begun: dict[tuple[int, int], int] = {}
         self.none: int = self._number(Leaf(0), False)
         self.empty: int = self._number(Empty(), True)
         self.every: int = self._number(Other(self.none), True)
@@ -390,6 +327,33 @@ class Expressions:
                 return self.either(*(self.keep(member, letters) for member in members))
             case Other(body):
                 return self.other(self.keep(body, letters))
+
+    def begin(self, number: int, letters: int) -> int:
+        """The same language for words that begin with one of these letters, a bit mask.
+
+        What only other words belong to is dropped.
+
+        >>> e = Expressions(letters=2)
+        >>> e.begin(e.cat(e.leaf(0b01), e.leaf(0b10)), 0b10) == e.none
+        True
+        """
+        key = number, letters
+        if key not in self._begun:
+            self._begun[key] = self._begin(number, letters)
+        return self._begun[key]
+
+    def _begin(self, number: int, letters: int) -> int:
+        match self._terms[number]:
+            case Leaf(mask) | Placed(mask) if not mask & letters:
+                return self.none
+            case Cat(first, then) if not self.nullable(first):
+                return self._cat(self.begin(first, letters), then)
+            case Either(members):
+                return self.either(*(self.begin(member, letters) for member in members))
+            case Other(body):
+                return self.other(self.begin(body, letters))
+            case _:
+                return number
 
     def step(self, number: int, letter: int, upstream: int) -> Tree:
         """What may follow `letter` when only the letters of the mask `upstream` come behind it."""

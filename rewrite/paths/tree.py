@@ -7,7 +7,7 @@ never asks twice, so equal trees are equal values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
@@ -87,7 +87,8 @@ def under(tree: Tree, test: Condition, passes: bool) -> Tree:
 
 def first_test(*trees: Tree) -> Condition | None:
     """The test that is asked first by some trees together."""
-    return min((tree.test for tree in trees if is_split(tree)), default=None)
+    tests = [tree.test for tree in trees if isinstance(tree, Split)]
+    return min(tests) if tests else None
 
 
 def combine(function: Callable[..., Any], *trees: Tree) -> Tree:
@@ -104,17 +105,17 @@ def combine(function: Callable[..., Any], *trees: Tree) -> Tree:
     return split(test, yes, no)
 
 
-def leaves(tree: Tree) -> Iterator[Any]:
+def leaves(tree: Tree) -> list[Any]:
     """The distinct leaves of a tree.
 
-    >>> list(leaves(split(hop(0), "a", split(hop(-1), "b", "a"))))
+    >>> leaves(split(hop(0), "a", split(hop(-1), "b", "a")))
     ['a', 'b']
     """
-    stack, seen = [tree], []
+    stack, found = [tree], []
     while stack:
         top = stack.pop()
-        if is_split(top):
+        if isinstance(top, Split):
             stack += (top.no, top.yes)
-        elif top not in seen:
-            seen.append(top)
-            yield top
+        elif top not in found:
+            found.append(top)
+    return found
