@@ -19,8 +19,9 @@ from torch import fx
 
 from rewrite.errors import HypothesisError
 from rewrite.expand.product import Copy, Mixed, Product
-from rewrite.ir.flow import args, shape
+from rewrite.ir.flow import CONTRACTIONS, args, shape
 from rewrite.ir.ops import at_hops, attention_pattern, attention_scores, by_hop, weighed
+from rewrite.ir.values import attribute
 from rewrite.parts import Component
 from rewrite.rules.scores import PRODUCTS
 from rewrite.rules.slicer import Body, Slot
@@ -168,8 +169,23 @@ class _Windowing:
         module = fx.GraphModule(self.body.module, self.graph)
         module.graph.eliminate_dead_code()
         module.recompile()
+        again = sum(self._weights(node) for node, reading in self.made_of if reading)
         return Body(module, tuple(self.slots), self.body.context, self.body.stuck,
-                    self.body.weights)
+                    self.body.weights + again)
+
+    def _weights(self, node: fx.Node) -> int:
+        """Entries of the weight that a node multiplies with."""
+        if node.target not in CONTRACTIONS:
+            return 0
+        weight = args(node)[CONTRACTIONS[node.target][1]]
+        return 0 if self.sides[weight] else self._meta(weight).numel()
+
+    def _meta(self, node: fx.Node) -> torch.Tensor:
+        """What a weight, or a slice of one, is like."""
+        if node.op == "get_attr":
+            return attribute(self.body.module, str(node.target)).to("meta")
+        target: Any = node.target
+        return target(*fx.map_arg(node.args, self._meta), **fx.map_arg(node.kwargs, self._meta))
 
     def _node(self, node: fx.Node) -> None:
         sides = {self.sides[each] for each in node.all_input_nodes} - {""}

@@ -74,6 +74,7 @@ class Rule:
         >>> open_attention.why_not(parts.graph, "embedding")
         'open_attention looks at scaled_dot_product_attention, not at embedding'
         """
+        from rewrite.ir.sizes import labels
         from rewrite.ir.surgery import copy_module, get
 
         module = copy_module(graph.module)
@@ -82,7 +83,7 @@ class Rule:
             looks = ", ".join(sorted(_plain(t) for t in self.on))
             return f"{self.name} looks at {looks}, not at {_plain(node.target)}"
         with module.graph.inserting_before(node):
-            answer = self.apply(Site(module, node, self.name))
+            answer = self.apply(Site(module, node, self.name, labels(graph)))
         if isinstance(answer, fx.Node):
             return ""
         return answer.reason if isinstance(answer, Miss) else f"{self.equation} does not fit"

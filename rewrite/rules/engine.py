@@ -17,10 +17,11 @@ from torch import fx
 from rewrite.errors import RuleError
 from rewrite.ir.graph import Graph
 from rewrite.ir.match import Match
+from rewrite.ir.sizes import described, labels
 from rewrite.ir.spec import check
 from rewrite.ir.surgery import copy_module
 from rewrite.rules.declare import Rule
-from rewrite.rules.site import Site, alike, described
+from rewrite.rules.site import Names, Site, alike
 from rewrite.rules.trail import Step, Trail, shown
 
 At = Match | str | Callable[[fx.Node], Any] | None
@@ -53,7 +54,8 @@ def rewrite(
                         f"{type(wrong[0]).__name__}")
     module = copy_module(graph.module)
     allowed = _allowed(replace(graph, module=module), at)
-    driver = _Driver(module, table, allowed, limit, steps)
+    names = labels(replace(graph, module=module))
+    driver = _Driver(module, table, allowed, limit, steps, names)
     driver.run()
     module.graph.lint()
     module.recompile()
@@ -80,9 +82,9 @@ class _Driver:
 
     def __init__(
         self, module: fx.GraphModule, rules: Sequence[Rule], allowed: set[fx.Node], limit: int,
-        steps: int | None,
+        steps: int | None, names: Names,
     ) -> None:
-        self.module, self.limit, self.most = module, limit, steps
+        self.module, self.limit, self.most, self.names = module, limit, steps, names
         self.by_target: dict[Any, list[Rule]] = {}
         self.anywhere: list[Rule] = [r for r in rules if r.on is None]
         for rule in rules:
@@ -120,7 +122,7 @@ class _Driver:
         for rule in sorted(found, key=self.order.__getitem__):
             if rule.once and rule.name in self.done.get(node, frozenset()):
                 continue
-            site = Site(self.module, node, rule.name)
+            site = Site(self.module, node, rule.name, self.names)
             with self.module.graph.inserting_before(node):
                 result = rule.apply(site)
             if isinstance(result, fx.Node) and result is not node:
@@ -134,9 +136,9 @@ class _Driver:
         node, name = site.node, site.node.name
         if not alike(node, result):
             raise RuleError(
-                f"{rule.name} replaces {name!r} ({described(node)}) by {shown(result)} "
-                f"({described(result)}); both sides of a rule must have one shape and type: add "
-                "a guard (where=...), or a cast or view on the right")
+                f"{rule.name} replaces {name!r} ({described(node, self.names)}) by {shown(result)} "
+                f"({described(result, self.names)}); both sides of a rule must have one shape and "
+                "type: add a guard (where=...), or a cast or view on the right")
         age = self.age.get(node, 0) + 1
         if age > self.limit:
             recent = ", ".join(dict.fromkeys(s.rule for s in self.steps[-6:]))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, fx
 
 from rewrite.errors import RuleError
-from rewrite.ir.flow import args, shape
+from rewrite.ir.flow import args
+from rewrite.ir.sizes import described
 from rewrite.ir.values import alike as values_alike
 from rewrite.ir.values import fake, hints_of, infer, mode_of
 from rewrite.rules.matching import called
 from rewrite.rules.terms import Call, Hole, Listed, Literal, Rest, Term, operators, read
+
+Names = dict[Any, sympy.Symbol]  # of sizes that vary, as inputs call them
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,11 @@ class Site:
     and knows its value's shape and type.
     """
 
-    def __init__(self, module: fx.GraphModule, node: fx.Node, rule: str = "") -> None:
+    def __init__(
+        self, module: fx.GraphModule, node: fx.Node, rule: str = "", names: Names | None = None
+    ) -> None:
         self.module, self.node, self.rule = module, node, rule
+        self.names: Names = names or {}  # of the sizes that vary
         self.made: list[fx.Node] = []
 
     @property
@@ -59,9 +67,11 @@ class Site:
         try:
             made.meta["val"] = infer(made, mode_of(self.module.graph))
         except (RuntimeError, TypeError, IndexError) as error:
-            shown = ", ".join(map(_shown, (*positional, *named.values())))
+            known = {str(symbol): str(name) for symbol, name in self.names.items()}
+            shown = ", ".join(map(self._shown, (*positional, *named.values())))
+            why = re.sub(r"\b[su]\d+\b", lambda found: known.get(found[0], found[0]), first(error))
             raise RuleError(f"{self.rule or 'a rule'} at {self.node.name!r} writes {target} on "
-                            f"({shown}), which fails: {first(error)}") from None
+                            f"({shown}), which fails: {why}") from None
         return made
 
     def write(self, term: str | Term, **held: Any) -> Any:
@@ -115,6 +125,10 @@ class Site:
         return value if isinstance(value, int) else self.call(
             torch.ops.aten.sym_size.int, x, axis)
 
+    def _shown(self, operand: Any) -> str:
+        return f"{operand.name}: {described(operand, self.names)}" if (
+            isinstance(operand, fx.Node)) else repr(operand)
+
 
 KEPT = ("module", "nn_module_stack", "stack_trace", "component")
 
@@ -123,20 +137,6 @@ def alike(a: fx.Node, b: fx.Node) -> bool:
     """Whether two nodes hold values of one shape and type."""
     one, other = a.meta.get("val"), b.meta.get("val")
     return one is not None and values_alike(other, one, hints_of(mode_of(a.graph)))
-
-
-def described(node: Any) -> str:
-    """Type and shape of a node's value."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    sizes = ", ".join(str(s) for s in shape(node))
-    return f"{str(value.dtype).removeprefix('torch.')} [{sizes}]"
-
-
-def _shown(operand: Any) -> str:
-    return f"{operand.name}: {described(operand)}" if isinstance(operand, fx.Node) else (
-        repr(operand))
 
 
 def first(error: BaseException) -> str:

@@ -178,8 +178,8 @@ def test_a_loop_is_an_error_that_names_rule_and_node() -> None:
 
 
 def test_another_shape_or_type() -> None:
-    with pytest.raises(RuleError, match=r"shrinks replaces 'gelu' \(float32 \[.*, 6\]\) "
-                       r"by sum.*float32 \[.*, .*\].*guard"):
+    with pytest.raises(RuleError, match=r"shrinks replaces 'gelu' \(float32 \[batch, seq, 6\]\) "
+                       r"by sum.*float32 \[batch, seq\].*guard"):
         small().rewrite(rule("shrinks", "gelu(x) = sum(x, [-1])"))
     with pytest.raises(RuleError, match=r"\(float64 .*cast"):
         small().rewrite(rule("casts", "gelu(x) = cast(gelu(x), float64)"))
@@ -187,7 +187,8 @@ def test_another_shape_or_type() -> None:
 
 def test_a_right_side_that_cannot_run() -> None:
     with pytest.raises(RuleError, match=r"wrong at 'linear' writes aten.linear.default on "
-                       r"\(up_weight: float32 \[6, 4\], add.*which fails"):
+                       r"\(up_weight: float32 \[6, 4\], add: float32 \[batch, seq, 4\], .*"
+                       r"which fails: (?!.*s\d)"):
         small().rewrite(rule("wrong", "linear(x, W, c) = linear(W, x, c)"))
 
 

@@ -204,3 +204,6 @@ def test_heads_that_read_by_hops_project_keys_for_each_reading() -> None:
     projection = 2 * 32 * 8  # from the stream to the keys of one head
     batch, seq = symbols("batch seq", integer=True, positive=True)
     assert more == projection * batch * seq
+    forward = rw.cost(parts).products["linear"]  # GPT-2 has no products with weights of other kinds
+    for each in (plain, windowed):
+        assert each.forwards == pytest.approx(float(each.work.products["linear"] / forward))
