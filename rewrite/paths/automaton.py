@@ -141,7 +141,7 @@ class Automaton:
             seen.add(visit)
             node, run = dag[name], decided[state]
             if run is not None:
-                if self._letters.arrival(name).upstream:  # else no path ends there
+                if any(self._letters.arrival(name)):  # else no path ends there
                     left.pop(run, None)
             elif isinstance(node, Source):
                 for rest in leaves(self.step(state, name)):

@@ -91,7 +91,8 @@ class BoundSet:
     def __contains__(self, word: Sequence[str]) -> bool:
         state = self.start
         for symbol in reversed(word):
-            derived = self.expressions.derive(state, self.letters.place(symbol).letter)
+            letter, _ = self.letters.place(symbol)
+            derived = self.expressions.derive(state, letter)
             state = self.expressions.either(*leaves(derived))
         return self.accepts(state)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property, reduce
 from operator import or_
-from typing import NamedTuple
 
 from rewrite.ir.dag import Dag, Join, Part, Source, symbols_of
 from rewrite.paths.expressions import Expressions, Motion
@@ -103,24 +102,10 @@ class Wiring:
         return self._stores[key]
 
 
-class Place(NamedTuple):
-    """All that patterns can tell of a symbol: its letter, and the letters upstream of it.
-
-    >>> Place(letter=1, upstream=0b101)
-    Place(letter=1, upstream=5)
-    """
-
-    letter: int
-    upstream: int
-
-
-class Arrival(NamedTuple):
-    """All that patterns can tell of a node: the letters of its own, or of what a sum adds up,
-    and all letters upstream, these included.
-    """
-
-    own: int
-    upstream: int
+# All that patterns can tell of a symbol: its letter, and the letters upstream of it.
+Place = tuple[int, int]
+# Of a node: the letters by which a path that ends there can end, and all letters of such paths.
+Arrival = tuple[int, int]
 
 
 class Letters:
@@ -133,7 +118,7 @@ class Letters:
     >>> dag = Dag((Source("x"), Part("y", (Port("y", "x"),))), ("y",))
     >>> letters = Letters(Wiring.of(dag), [0b10], Motion())
     >>> letters.count, letters.place("y"), letters.mask(0b11)
-    (2, Place(letter=1, upstream=1), 3)
+    (2, (1, 1), 3)
     """
 
     def __init__(self, wiring: Wiring, named: Collection[int], motion: Motion) -> None:
@@ -162,17 +147,17 @@ class Letters:
         return mask
 
     def place(self, symbol: str) -> Place:
-        """Raises `KeyError` for a symbol that the graph lacks."""
+        """What can be told of a symbol.  Raises `KeyError` for one that the graph lacks."""
         if symbol not in self._places:
             letter = self.mask(self._wiring.bits[symbol]).bit_length() - 1
-            self._places[symbol] = Place(letter, self.mask(self._wiring.before[symbol]))
+            self._places[symbol] = letter, self.mask(self._wiring.before[symbol])
         return self._places[symbol]
 
     def arrival(self, node: str) -> Arrival:
-        """Raises `KeyError` for a node that the graph lacks."""
+        """What can be told of a node.  Raises `KeyError` for one that the graph lacks."""
         kind, wiring = self.kind(node), self._wiring
         if kind not in self._arrivals:
-            self._arrivals[kind] = Arrival(*map(self.mask, (wiring.ends[node], wiring.above[node])))
+            self._arrivals[kind] = self.mask(wiring.ends[node]), self.mask(wiring.above[node])
         return self._arrivals[kind]
 
     def kind(self, node: str) -> str | int:
