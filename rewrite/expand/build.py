@@ -262,27 +262,27 @@ def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set
         wanted.update((name, i) for root in product.roots
                       for name, i in zip(product.dag.outputs, root, strict=True))
     for node in reversed(product.dag.nodes):
+        names, columns = node.reads, reading.columns if node.name in outputs else None
+        slots = _slots_in_full(parts, node, columns) if isinstance(node, Part) else ()
         for copy in reversed(product.copies[node.name]):  # mixtures before what they mix
-            reads = product.reads(node.name, copy.index)
             if (node.name, copy.index) in wanted:
-                wanted.update(reads)
-            elif isinstance(node, Part) and isinstance(copy, Copy):
-                columns = reading.columns if node.name in outputs else None
-                wanted.update(_read_in_full(parts, node, reads, columns))
+                wanted.update(product.reads(node.name, copy.index))
+            elif isinstance(copy, Copy):
+                wanted.update((names[slot], copy.reads[slot]) for slot in slots)
     return wanted
 
 
-def _read_in_full(
-    parts: Components, node: Part, reads: list[Place], columns: tuple[int, ...] | None
-) -> list[Place]:
+def _slots_in_full(
+    parts: Components, node: Part, columns: tuple[int, ...] | None
+) -> Sequence[int]:
     """What a part reads at all positions if only its last one is needed."""
+    every = range(len(node.ports))
     if node.name in parts.components:
-        return [] if parts.last_row(node.name, columns=columns) else reads
+        return () if parts.last_row(node.name, columns=columns) else every
     layer, head = member_of(node.name) or (node.name, 0)
     if parts.last_row(layer, (head,)) is None:
-        return reads
-    return [read for port, read in zip(node.ports, reads, strict=True)
-            if port.symbol.endswith((".k", ".v"))]
+        return every
+    return [slot for slot in every if node.ports[slot].symbol.endswith((".k", ".v"))]
 
 
 def keys_apart(alike: dict[str, str]) -> dict[str, str]:
