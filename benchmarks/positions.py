@@ -1,6 +1,6 @@
 """Every head patched at one token: ours beside hooks, with tails and without.
 
-    python -m benchmarks.positions [--layers 12] [--batch 8] [--length 15] [--page]
+    python -m benchmarks.positions [--layers 6] [--batch 4] [--length 15] [--page]
 
 What a head writes at one token comes from the other run; the metric is the difference of two
 logits at the last position.  Copies equal the base run before that token, and are computed from
@@ -112,8 +112,8 @@ def table(given: Given, tokens: list[int], checked: int, repetitions: int) -> Ta
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("layers", 12), ("batch", 8), ("length", 15), ("threads", 2),
-                          ("checked", 24), ("repetitions", 3)):
+    for name, default in (("layers", 6), ("batch", 4), ("length", 15), ("threads", 2),
+                          ("checked", 12), ("repetitions", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--page", type=Path, nargs="?", const=PAGE, help=f"write {PAGE}")
     options = parser.parse_args()
