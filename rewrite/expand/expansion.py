@@ -205,6 +205,12 @@ class Expansion:
         """The positional arguments of `together`: those of `module`, and where tails start.
 
         A copy that equals another one before position i of all examples is computed from i on.
+        Raises `InputError` as `arguments` does.
+
+        >>> exp = rw.expand([rw.Hypothesis(parts, {"clean": p}) for p in ("~(...)", "m0@[3:]")])
+        >>> a, b = torch.ones(2, 5, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)
+        >>> exp.all_arguments({"clean": {"input_ids": a}, "corrupt": {"input_ids": b}})[2:]
+        [3]
         """
         given = self.arguments(runs, positions)
         if isinstance(self._stacks, Unstackable):

@@ -66,12 +66,15 @@ class _Stacker:
                 self._attention(layer, node, made)
             elif isinstance(node, Source):
                 self._source(node, made)
-            else:
+            elif isinstance(node, Join):
                 for rows, some in self._by_need(node.name, made).items():
-                    if isinstance(node, Join):
-                        self._join(node, some, rows)
-                    else:
-                        self._part(node, some, rows)
+                    self._join(node, some, rows)
+            else:
+                needs = self._by_need(node.name, made)
+                if LAST in needs and self._row_body(node.name) is None:  # all positions or none
+                    needs.setdefault(ALL, []).extend(needs.pop(LAST))
+                for rows, some in needs.items():
+                    self._part(node, some, rows)
             self._mix(node.name, [copy for copy in every if isinstance(copy, Mixed)])
         names = self.product.dag.outputs
         roots = self.product.roots
@@ -110,8 +113,6 @@ class _Stacker:
     def _part(self, node: Node, made: list[Copy], rows: Rows) -> None:
         body = self._row_body(node.name) if rows == LAST else (
             None if rows == ALL else tail(self.parts, node.name))
-        if body is None:  # all positions or none
-            rows = ALL
         values = [self.stacks.read(name, [c.reads[slot] for c in made], rows)
                   for slot, name in enumerate(node.reads)]
         start = self.stacks.start(rows) if isinstance(rows, frozenset) else None
