@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,17 @@ from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, fx
+from torch._export.serde.serialize import SerializeError
 
 from rewrite.errors import FileError
+from rewrite.files.sizes import writable
 from rewrite.ir.buffers import leave_out, transient
-from rewrite.ir.graph import Certificate, Graph, InputSpec, OutputSpec, unmet
+from rewrite.ir.graph import Certificate, Graph, InputSpec, OutputSpec
+from rewrite.ir.sizes import fitting
 from rewrite.ir.values import attribute
 from rewrite.trace.cleanup import clean
 
 EXTRA = "rewrite.json"
-LENGTHS = (11, 7, 5, 4, 3, 2)  # tried in turn, for conditions on sizes that the graph has
 # Packages whose classes a file may name without that they are loaded already.
 KNOWN = ("builtins", "collections", "torch", "transformers")
 
@@ -37,6 +38,7 @@ def save_graph(graph: Graph, path: Path) -> Path:
     if graph.weightless:
         raise FileError(f"{graph.name} has no weights to save: give it some by "
                         "graph.with_weights(model), and save the graph that it returns")
+    graph = replace(graph, module=writable(graph.module))
     note = json.dumps(_note(graph), indent=1)
     inputs = _examples(graph)
     fixed = _fixed(graph)
@@ -53,6 +55,11 @@ def save_graph(graph: Graph, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path, extra_files={EXTRA: note})
+    except SerializeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{graph.name} has an operator that torch cannot write to a file: "
+                        f"{reason}; keep graph.text(), and read it by rw.from_text(text, "
+                        "model)") from error
     except (OSError, RuntimeError) as error:
         raise FileError(f"{path} cannot be written ({error}): choose a folder that you may write "
                         "to") from error
@@ -152,21 +159,13 @@ def _build(shell: Any, found: Mapping[str, Tensor]) -> Any:
 
 def _examples(graph: Graph) -> tuple[Tensor, ...]:
     """Inputs to export with, of sizes that the graph accepts."""
-    names = list(dict.fromkeys(dim for spec in graph.inputs for dim in spec.shape
-                               if isinstance(dim, str)))
-    wanted = _fixed(graph)
-    choices = [(wanted[name],) if name in wanted else LENGTHS for name in names]
-    every = sorted(itertools.product(*choices), key=lambda sizes: -len(set(sizes)))
-    for sizes in every:
-        known = dict(zip(names, sizes, strict=True))
-        shapes = {spec.name: [known[d] if isinstance(d, str) else d for d in spec.shape]
-                  for spec in graph.inputs}
-        empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        if unmet(graph.guards, empty) is None:
-            devices = {str(node.target): node.meta["val"].device for node in
-                       graph.module.graph.find_nodes(op="placeholder") if "val" in node.meta}
-            return tuple(torch.ones(shapes[spec.name], dtype=spec.dtype,
-                                    device=devices.get(spec.name)) for spec in graph.inputs)
+    sizes = next(fitting(graph.inputs, graph.guards, _fixed(graph)), None)
+    if sizes is not None:
+        devices = {str(node.target): node.meta["val"].device for node in
+                   graph.module.graph.find_nodes(op="placeholder") if "val" in node.meta}
+        return tuple(torch.ones([sizes[d] if isinstance(d, str) else d for d in spec.shape],
+                                dtype=spec.dtype, device=devices.get(spec.name))
+                     for spec in graph.inputs)
     raise FileError(f"no sizes were found at which {graph.name} can be exported: its conditions "
                     f"are {', '.join(graph.guards)}")
 
@@ -176,7 +175,7 @@ def _fixed(graph: Graph) -> dict[str, int]:
     dims = {spec.name: spec.shape for spec in graph.inputs}
     found = {}
     for guard in graph.guards:
-        for name, axis, size in re.findall(r"^(\w+)\.shape\[(\d+)\] == (\d+)$", guard):
+        for name, axis, size in re.findall(r"^(.+)\.shape\[(\d+)\] == (\d+)$", guard):
             found[str(dims[name][int(axis)])] = int(size)
     return found
 

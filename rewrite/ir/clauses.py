@@ -7,7 +7,6 @@ there, and what would mend it.
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.sym_node import METHOD_TO_OPERATOR
 
 from rewrite.errors import near
 from rewrite.ir import ops
@@ -37,9 +37,8 @@ OWN = {value for value in vars(ops).values() if inspect.isfunction(value)}
 PLAIN = {  # on sizes, and on the results of operators that return several
     operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
     operator.truediv, operator.neg, operator.pow, operator.eq, operator.ne, operator.lt,
-    operator.le, operator.gt, operator.ge, operator.and_, operator.or_, math.ceil, math.floor,
-    math.trunc, round, torch.sym_max, torch.sym_min, torch.sym_float, torch.sym_int,
-    torch.sym_not, torch.sym_ite,
+    operator.le, operator.gt, operator.ge, abs, *METHOD_TO_OPERATOR.values(), torch.sym_not,
+    torch.sym_int, torch.sym_sum,
 }
 JOINS = {aten.add.Tensor, ops.total}
 READABLE = (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from torch import Tensor, fx
 
 from rewrite.errors import InputError, near
 from rewrite.ir.methods import Editing, Selecting
+from rewrite.ir.size_text import unmet
 from rewrite.ir.values import attribute
 
 Dim = int | str
@@ -144,7 +144,7 @@ class Graph(Selecting, Editing):
         sizes: dict[str, int] = {}
         for spec in self.inputs:
             _check_one(spec, inputs[spec.name], sizes, where)
-        if guard := unmet(self.guards, inputs):
+        if guard := unmet(self.guards, {name: tuple(inputs[name].shape) for name in names}):
             shapes = ", ".join(f"{n} {list(inputs[n].shape)}" for n in names)
             raise InputError(f"{where} was traced for inputs with {guard}, found {shapes}; trace "
                              "the model again with inputs of these sizes")
@@ -248,16 +248,6 @@ class Graph(Selecting, Editing):
         from rewrite.draw import svg
 
         return svg(self)
-
-
-def unmet(guards: tuple[str, ...], inputs: Mapping[str, Tensor]) -> str | None:
-    """The first condition on shapes that `inputs` violate.
-
-    >>> unmet(("x.shape[1] > 1",), {"x": torch.ones(2, 1)})
-    'x.shape[1] > 1'
-    """
-    scope = {"__builtins__": {"max": max, "min": min, "abs": abs, "int": int}, "math": math}
-    return next((guard for guard in guards if not eval(guard, scope, dict(inputs))), None)
 
 
 def _changed(weights: tuple[tuple[str, torch.dtype, Tensor], ...]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +15,7 @@ from rewrite.ir.edit import ENDS, Edit
 from rewrite.ir.flow import Flow
 from rewrite.ir.match import module as of_module
 from rewrite.ir.selection import Match
+from rewrite.ir.size_text import variables_of
 from rewrite.ir.sizes import named
 from rewrite.ir.values import attribute, fake
 
@@ -214,7 +214,7 @@ def extract(graph: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[
     kept = tuple(dict.fromkeys(name for name in order if name in left))
     _reorder(edit, kept)
     edit.guards = tuple(guard for guard in graph.guards
-                        if set(re.findall(r"(\w+)\.shape", guard)) <= set(kept))
+                        if {v.rpartition(".")[0] for v in variables_of(guard)} <= set(kept))
     names = tuple(node.name for node in results)
     one = isinstance(outputs, str)
     build = OutputSpec(names, lambda found: found[names[0]] if one else dict(found))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
-from sympy import SympifyError
-from sympy.parsing.sympy_parser import parse_expr
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from rewrite.errors import MatchError, near
+from rewrite.ir.size_text import read_size, unmet, variables_of
 
 if TYPE_CHECKING:
     from rewrite.ir.graph import Graph, InputSpec
 
+PRIMES = (11, 7, 13, 5, 17, 19, 23, 3, 29, 31, 37, 53, 67, 101, 131, 257, 521, 1031)
+TRIED = range(2, 4097)  # where guards allow no prime
+PER_NAME, COMBINED = 24, 20_000
 FIRST_SIZE = 11  # of a size that varies; others are larger, so that no two are mistaken
 
 
@@ -67,16 +69,59 @@ def described_value(value: Any, names: dict[Any, sympy.Symbol]) -> str:
 def size(text: str, names: dict[Any, sympy.Symbol]) -> Any:
     """The size that a text means: a name, or an expression in names such as `batch*seq`."""
     known = {str(symbol): symbol for symbol in names.values()}
-    if text in known:
-        return known[text]
-    found: Any = None
-    with suppress(SympifyError, SyntaxError, TypeError, AttributeError):
-        found = parse_expr(text, local_dict=dict(known))
-    unknown = [text] if found is None else sorted(
-        str(symbol) for symbol in found.free_symbols if str(symbol) not in known)
-    if unknown:
-        raise MatchError(f"no size of an input is called {unknown[0]!r}; {near(unknown[0], known)}")
-    return found
+
+    def variable(name: str) -> sympy.Symbol:
+        if name not in known:
+            raise ValueError(f"no size of an input is called {name!r}; {near(name, known)}")
+        return known[name]
+
+    try:
+        return sympy.sympify(read_size(text, variable))
+    except ValueError as error:
+        raise MatchError(str(error)) from error
+
+
+def fitting(
+    inputs: Iterable[InputSpec], guards: Sequence[str], given: Mapping[str, int] | None = None
+) -> Iterator[dict[str, int]]:
+    """Sizes for the names in the shapes of inputs that guards allow; different ones come first.
+
+    >>> from rewrite.ir.graph import InputSpec
+    >>> x = InputSpec("x", ("batch", "seq", 4), torch.float32)
+    >>> next(fitting([x], ("x.shape[1] % 8 == 0",)))
+    {'batch': 11, 'seq': 8}
+    """
+    shapes = {spec.name: spec.shape for spec in inputs}
+    names = list(dict.fromkeys(d for shape in shapes.values() for d in shape if isinstance(d, str)))
+    held = dict(given or {})
+    free = [name for name in names if name not in held]
+    about = [(guard, {_place(variable, shapes) for variable in variables_of(guard)})
+             for guard in guards]
+
+    def shaped(sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(d if isinstance(d, int) else sizes.get(d, 0) for d in shape)
+                for name, shape in shapes.items()}
+
+    def alone(name: str) -> list[int]:
+        own = [guard for guard, dims in about
+               if name in dims and dims <= {name, None, *held}]
+        allowed = (n for n in (*PRIMES, *TRIED) if n not in held.values()
+                   and unmet(own, shaped({**held, name: n})) is None)
+        return list(dict.fromkeys(itertools.islice(allowed, PER_NAME)))
+
+    every = itertools.product(*map(alone, free))
+    some = sorted(itertools.islice(every, COMBINED), key=lambda sizes: -len(set(sizes)))
+    for chosen in some:
+        sizes = {**held, **dict(zip(free, chosen, strict=True))}
+        if unmet(guards, shaped(sizes)) is None:
+            yield {name: sizes[name] for name in names}
+
+
+def _place(variable: str, shapes: Mapping[str, tuple[int | str, ...]]) -> str | None:
+    """The named size that `x.shape[1]` is; None for one that is fixed."""
+    name, _, axis = variable.removesuffix("]").partition(".shape[")
+    found = shapes[name][int(axis)]
+    return found if isinstance(found, str) else None
 
 
 def place_inputs(graph: fx.Graph, inputs: Sequence[InputSpec]) -> FakeTensorMode:

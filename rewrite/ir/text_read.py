@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from rewrite.errors import TextError, near
 from rewrite.ir.clauses import unbound
-from rewrite.ir.graph import Graph, InputSpec, OutputSpec, unmet
+from rewrite.ir.graph import Graph, InputSpec, OutputSpec
+from rewrite.ir.sizes import fitting
 from rewrite.ir.text import plain_name
 from rewrite.ir.text_names import functions_of, target_of
 from rewrite.ir.text_parse import WORD, Line, arguments, value
-from rewrite.ir.text_sizes import PRIMES, Shapes, Sizes, dims_of, dtype_of, symbol
+from rewrite.ir.text_sizes import Shapes, Sizes, dims_of, dtype_of, symbol
 from rewrite.ir.values import alike, attribute, fake, hints_of, infer, needs_numbers
 
 
@@ -29,6 +29,7 @@ def from_text(text: str, weights: Graph | nn.Module) -> Graph:
 
     Raises `TextError` with the line and place, what was expected, and near misses.
 
+    >>> import torch
     >>> from rewrite.ir.text import to_text
     >>> graph = rw.trace(torch.nn.Linear(2, 3).eval(), inputs={"input": torch.ones(3, 2)})
     >>> again = from_text(to_text(graph).replace("@bias)", "@bais)"), graph)
@@ -135,13 +136,8 @@ def _interface(block: Block) -> Interface:
 
 def _hints(specs: tuple[InputSpec, ...], guards: tuple[str, ...]) -> dict[str, int]:
     """Sizes that the guards allow, different for each name, to run operators on."""
-    names = list(dict.fromkeys(d for s in specs for d in s.shape if isinstance(d, str)))
-    for start in range(len(PRIMES)):
-        hints = {name: PRIMES[(start + i) % len(PRIMES)] for i, name in enumerate(names)}
-        made = {spec.name: torch.empty([hints[d] if isinstance(d, str) else d for d in spec.shape],
-                                       device="meta") for spec in specs}
-        if unmet(guards, made) is None:
-            return hints
+    if (hints := next(fitting(specs, guards), None)) is not None:
+        return hints
     raise TextError(f"no sizes were found that the guards {', '.join(guards)} allow")
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
@@ -13,10 +11,11 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
-from torch.utils._sympy import functions
 
 from rewrite.errors import near
 from rewrite.ir.graph import Dim, InputSpec
+from rewrite.ir.size_text import read_size
+from rewrite.ir.sizes import PRIMES
 from rewrite.ir.values import Value, expression, inferring
 
 Types = (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, int, float)
@@ -48,7 +47,8 @@ class Sizes:
             kind = "u" if str(free).startswith(("u", "zuf")) else "s"
             self.named[free] = symbol(f"{kind}{self.counts[kind]}")
             self.counts[kind] += 1
-        return str(found.xreplace(self.named))
+        text = str(found.xreplace(self.named))
+        return text[1:-1] if enclosed(text) else text
 
     def type(self, value: Value) -> str:
         """The type of a value; "" if it is not known."""
@@ -58,55 +58,14 @@ class Sizes:
             return f"{kind}[{', '.join(map(self.size, value.shape))}]{device}"
         if isinstance(value, (tuple, list)):
             inner = ", ".join(self.type(item) or "none" for item in value)
-            return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+            end = "," * (len(value) == 1)
+            return f"({inner}{end})" if isinstance(value, tuple) else f"[{inner}]"
         return self.size(value) if isinstance(value, Types) else ""
 
 
 def symbol(name: str) -> sympy.Symbol:
     """The symbol that stands for a named size in expressions that are written."""
     return sympy.Symbol(name, integer=True, positive=True)
-
-
-OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow,
-    ast.FloorDiv: functions.FloorDiv, ast.Mod: functions.Mod, ast.USub: operator.neg,
-    ast.Div: operator.truediv,
-}
-CALLS: dict[str, Any] = {"Max": sympy.Max, "Min": sympy.Min} | {
-    name: value for name, value in vars(functions).items()
-    if isinstance(value, type) and issubclass(value, sympy.Basic)}
-
-
-def read_size(text: str, names: Callable[[str], Any]) -> Any:
-    """The expression that a text spells, with `names` for its variables.
-
-    Raises `ValueError` for what is no expression.
-
-    >>> read_size("2*seq + 1", {"seq": 5}.__getitem__)
-    11
-    """
-
-    def value(node: ast.AST) -> Any:
-        match node:
-            case ast.Constant(value=int() | float() as number):
-                return number
-            case ast.Name() | ast.Attribute():
-                return names(ast.unparse(node))
-            case ast.BinOp() if type(node.op) in OPERATORS:
-                return OPERATORS[type(node.op)](value(node.left), value(node.right))
-            case ast.UnaryOp() if type(node.op) in OPERATORS:
-                return OPERATORS[type(node.op)](value(node.operand))
-            case ast.Call(func=ast.Name(id=name)) if name in CALLS:
-                return CALLS[name](*map(value, node.args))
-        raise ValueError(f"{ast.unparse(node)!r} is not a size")
-
-    try:
-        return value(ast.parse(text, mode="eval").body)
-    except SyntaxError as error:
-        raise ValueError(f"{text!r} is not a size") from error
-
-
-PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 7, 5, 3)
 
 
 class Shapes:
@@ -137,19 +96,26 @@ class Shapes:
     def size(self, text: str) -> Any:
         """A size: a number, or one that varies."""
         found: Any = read_size(text, self._named)
-        if not isinstance(found, sympy.Expr) or found.is_number:
-            return found if isinstance(found, float) else int(found)  # pyright: ignore[reportArgumentType]
+        if not isinstance(found, sympy.Basic):
+            return found
+        if not isinstance(found, sympy.Expr):
+            condition: Any = found
+            return self.environment.create_symboolnode(condition)
+        if found.is_number:
+            return int(found) if found.is_integer else float(found)
         sizes: Any = self.environment.backed_var_to_val
         hint: Any = found.xreplace(sizes)
-        return self.environment.create_symintnode(
-            found, hint=int(hint) if hint.is_number else None)
+        known = hint.is_number
+        if not found.is_integer:
+            return self.environment.create_symfloatnode(found, hint=float(hint) if known else None)
+        return self.environment.create_symintnode(found, hint=int(hint) if known else None)
 
     def value(self, text: str) -> Value:
         """What a type describes; raises `ValueError` if it cannot be read."""
         text = text.strip()
         if text == "none":
             return None
-        if text[:1] in ("(", "[") and text[-1:] in (")", "]"):
+        if enclosed(text):
             items = [self.value(item) for item in pieces(text[1:-1])]
             return items if text.startswith("[") else tuple(items)
         if (found := re.fullmatch(r"(\w+)\[(.*)\](?: on (\S+))?", text)) is None:
@@ -171,6 +137,20 @@ def dtype_of(name: str) -> torch.dtype:
 def dims_of(text: str) -> tuple[Dim, ...]:
     """The lengths in the type of an input: numbers, and names."""
     return tuple(int(size) if size.isdigit() else size for size in pieces(text))
+
+
+def enclosed(text: str) -> bool:
+    """Whether one pair of brackets is around a text.
+
+    >>> enclosed("(a//2)"), enclosed("(a//2) + (b//2)"), enclosed("[a]")
+    (True, False, True)
+    """
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character in "([") - (character in ")]")
+        if depth == 0:
+            return at > 0 and at == len(text) - 1
+    return False
 
 
 def pieces(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 Value = Any  # a fake tensor, a size, or a tuple or list of them
@@ -36,6 +37,8 @@ def inferring(mode: FakeTensorMode | None) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         if mode is not None:
             stack.enter_context(mode)
+            # As export does: operators that are composed in Python then keep sizes that vary.
+            stack.enter_context(enable_python_dispatcher())
             if mode.shape_env is not None:
                 stack.enter_context(mode.shape_env.ignore_fresh_unbacked_symbols())
         yield

@@ -22,6 +22,7 @@ import torch
 
 from rewrite.errors import RuleError, near
 from rewrite.ir.ops import take, total
+from rewrite.ir.size_text import read_size
 
 aten = torch.ops.aten
 
@@ -193,7 +194,7 @@ def sizes_of(text: str) -> dict[str, tuple[str, ...]]:
 def size(expression: str, letters: Mapping[str, int]) -> int:
     """A size such as `2*d`, given what its letters are."""
     try:
-        return int(eval(expression, {"__builtins__": {}}, dict(letters)))
-    except (NameError, SyntaxError) as error:
+        return int(read_size(expression, letters.__getitem__))
+    except (KeyError, ValueError) as error:
         raise RuleError(f"a size is a product of letters and numbers such as 2*d, found "
                         f"{expression!r}: {error}") from None

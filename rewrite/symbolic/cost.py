@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,12 +14,11 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rewrite.errors import InputError, near
-from rewrite.ir.graph import Dim, InputSpec, unmet
+from rewrite.ir.graph import InputSpec
+from rewrite.ir.sizes import fitting
 from rewrite.ir.values import devices
 from rewrite.symbolic.cost_meter import Meter, Sizes, Tally, Walk
 from rewrite.symbolic.cost_terms import total
-
-PRIMES = (11, 7, 13, 5, 17, 19, 23, 3, 29, 31, 37, 53, 67, 101, 131, 257, 521, 1031)
 
 
 @dataclass(frozen=True)
@@ -157,20 +155,10 @@ def hints_for(
     named = list(dict.fromkeys(d for spec in inputs for d in spec.shape if isinstance(d, str)))
     if unknown := [name for name in around if name not in named]:
         raise InputError(f"the graph has no size {unknown[0]!r}; {near(unknown[0], named)}")
-    free = [name for name in named if name not in around]
-    choices = itertools.permutations((p for p in PRIMES if p not in around.values()), len(free))
-    for chosen in itertools.islice(choices, 20_000):
-        hints = {name: {**around, **dict(zip(free, chosen, strict=True))}[name] for name in named}
-        given = {spec.name: torch.empty([_size(d, hints) for d in spec.shape], dtype=spec.dtype,
-                                        device="meta") for spec in inputs}
-        if not unmet(guards, given):
-            return hints
+    if (hints := next(fitting(inputs, guards, around), None)) is not None:
+        return hints
     raise InputError("no sizes were found that the graph accepts, it demands "
                      f"{' and '.join(guards)}: give some, as in around={{{named[0]!r}: 8}}")
-
-
-def _size(dim: Dim, hints: Mapping[str, int]) -> int:
-    return dim if isinstance(dim, int) else hints[dim]
 
 
 def _unit(value: int, unit: str) -> str:

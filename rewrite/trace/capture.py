@@ -14,7 +14,8 @@ from torch.export import Dim
 
 from rewrite.errors import TraceError
 from rewrite.ir.buffers import leave_out, transient
-from rewrite.ir.graph import InputSpec, unmet
+from rewrite.ir.graph import InputSpec
+from rewrite.ir.size_text import unmet
 from rewrite.trace.cleanup import clean
 from rewrite.trace.flat import Flat
 from rewrite.trace.functional import lasting, make_functional, mutates
@@ -40,7 +41,7 @@ class Capture:
 
     def holds(self, inputs: Mapping[str, Tensor]) -> bool:
         """Whether the trace claims to be right at the sizes of `inputs`."""
-        return unmet(self.guards, inputs) is None
+        return unmet(self.guards, {n: tuple(v.shape) for n, v in inputs.items()}) is None
 
 
 def capture(
