@@ -91,9 +91,7 @@ def walks(pattern: Pattern) -> Iterator[tuple[tuple[Pattern, ...], Put]]:
 
 def symbols(name: Name, dag: Dag) -> list[str]:
     """The symbols that a name stands for on a graph, in the order of the graph."""
-    wiring = Wiring.of(dag)
-    meant = wiring.named(name.atom)
-    return [symbol for symbol, bit in wiring.bits.items() if bit & meant]
+    return Wiring.of(dag).symbols(name.atom)
 
 
 def finer(name: Name, dag: Dag) -> list[Name]:
@@ -104,26 +102,18 @@ def finer(name: Name, dag: Dag) -> list[Name]:
     >>> [each.text for each in finer(rw.paths("a1.h[2-3]").pattern, parts.dag)]
     ['a1.h2', 'a1.h3']
     """
-    meant = set(symbols(name, dag))
+    wiring, meant = Wiring.of(dag), set(symbols(name, dag))
     owners = [node for node in dag.nodes if meant.intersection(symbols_of(node))]
-    found: list[Name] = []
+    found: list[Name | None] = []
     for node in owners:
         inside = [symbol for symbol in symbols_of(node) if symbol in meant]
-        whole = len(owners) > 1 and len(inside) == len(symbols_of(node))
-        texts = [node.name] if whole else inside
-        found += [renamed(name, text, node.name) for text in texts]
-    return found
-
-
-def renamed(name: Name, symbol: str, owner: str) -> Name:
-    """Another symbol at the same positions; behind a position the port is spelt by itself.
-
-    >>> renamed(Name("a9.h9", "END"), "a9.h3.v", "a9.h3")
-    Name(text='a9.h3', at='END', port='v', port_at='')
-    """
-    if not (name.at or name.port) or symbol == owner:
-        return replace(name, text=symbol)
-    return replace(name, text=owner, port=symbol.removeprefix(f"{owner}."))
+        whole = {wiring.narrowed(name, symbol, node.name, node.name) for symbol in inside}
+        complete = len(owners) > 1 and len(inside) == len(symbols_of(node))
+        if complete and None not in whole and len(whole) == 1:
+            found += whole
+        else:
+            found += [wiring.narrowed(name, symbol, node.name, symbol) for symbol in inside]
+    return [] if None in found else [each for each in found if each]
 
 
 def writers(symbol: str, dag: Dag) -> list[str]:
@@ -141,12 +131,13 @@ def other_ports(name: Name, dag: Dag) -> list[Name]:
     ['a1.h3.q', 'a1.h3.v']
     """
     meant = symbols(name, dag)
-    owners = [node for node in dag.nodes if isinstance(node, Part) and meant[0] in
-              symbols_of(node)]
-    if len(meant) > 1 or not owners:
+    owner = next((node for node in dag.nodes if isinstance(node, Part)
+                  and meant[0] in symbols_of(node)), None)
+    if len(meant) > 1 or owner is None:
         return []
-    owner = owners[0]
-    return [renamed(name, port, owner.name) for port in symbols_of(owner) if port != meant[0]]
+    found = (Wiring.of(dag).narrowed(name, meant[0], owner.name, port)
+             for port in symbols_of(owner) if port != meant[0])
+    return [each for each in found if each]
 
 
 def placed(name: Name, places: Iterable[str], dag: Dag) -> Iterator[Name]:
@@ -155,7 +146,7 @@ def placed(name: Name, places: Iterable[str], dag: Dag) -> Iterator[Name]:
     for place in () if name.at or name.port_at else places:
         yield replace(name, at=place)
         if owners and owners[0] != name.text:
-            yield renamed(replace(name, at=place), name.text, owners[0])
+            yield Name(owners[0], place, name.text.removeprefix(f"{owners[0]}."))
 
 
 def alternatives(path_set: PathSet) -> tuple[Pattern, ...]:

@@ -9,7 +9,7 @@ cannot come into the set any more is in the same state as all others of that kin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rewrite.errors import PathError, UnknownName, near
@@ -34,7 +34,7 @@ from rewrite.paths.pattern import (
     walk,
 )
 from rewrite.paths.tree import Tree, leaves
-from rewrite.paths.wiring import Letters, Wiring, starts
+from rewrite.paths.wiring import Letters, Placing, Wiring, starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,14 +127,17 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
     """
     sets, wiring = [paths(path_set) for path_set in path_sets], Wiring.of(dag)
     parts = [part for each in sets for part in walk(each.pattern)]
-    named = {part.atom: wiring.named(part.atom) for part in parts if isinstance(part, Name)}
-    if not all(named.values()):
+    names = list(dict.fromkeys(part for part in parts if isinstance(part, Name)))
+    if not all(wiring.named(name.atom) for name in names):
         for each in sets:
-            _check_names(each, named, dag)
-    letters = Letters(wiring, list(named.values()), _moves(wiring, parts))
+            _check_names(each, wiring)
+    placings = {name: wiring.placings(name) for name in names}
+    groups = dict.fromkeys(each.symbols for name in placings for each in placings[name])
+    letters = Letters(wiring, groups, _moves(wiring, parts))
     expressions = wiring.expressions(letters)
-    masks = {name: letters.mask(symbols) for name, symbols in named.items()}
-    reader = _Reader(expressions, masks, letters.motion.hops, wiring.whole)
+    masks = {group: letters.mask(group) for group in groups}
+    reader = _Reader(expressions, {name: [each._replace(symbols=masks[each.symbols])
+                                          for each in found] for name, found in placings.items()})
     return tuple(BoundSet(dag, expressions, letters, reader.set(each.pattern)) for each in sets)
 
 
@@ -156,15 +159,15 @@ def _unfollowed(symbol: str, again: bool) -> str:
             "than attention\nend the window before it, or leave it out")
 
 
-def _check_names(path_set: PathSet, named: Mapping[str, int], dag: Dag) -> None:
+def _check_names(path_set: PathSet, wiring: Wiring) -> None:
     text = str(path_set)
     for token in tokens(text):
         if token.kind != "name":
             continue
         (atom,) = names_in(paths(token.text).pattern)
-        if not named[atom]:
+        if not wiring.named(atom):
             place = point(text, token.column, len(token.text))
-            hint = near(atom, _known(dag))
+            hint = near(atom, _known(wiring.dag))
             raise UnknownName(f"the graph has no {atom}\n{place}\n{hint}")
 
 
@@ -179,9 +182,7 @@ class _Reader:
     """Patterns to expressions, reversed."""
 
     to: Expressions
-    masks: Mapping[str, int]
-    hops: int
-    whole: Callable[[str], bool]
+    placings: Mapping[Name, Sequence[Placing]]  # with letters in place of symbols
 
     def set(self, pattern: Pattern) -> int:
         """A set of whole paths."""
@@ -218,13 +219,7 @@ class _Reader:
                 raise AssertionError(f"the parser lets no {pattern} into a concatenation")
 
     def name(self, name: Name) -> int:
-        """A position behind a port is where it reads, any other is where the node writes."""
-        mask, here, there = self.masks[name.atom], name.at, name.port_at
-        if not (here or there):
-            return self.to.leaf(mask)
-        if not name.port and self.whole(name.atom):
-            here, there = "", here
-        still = mask & ~self.hops
-        rows = [self.to.placed(still, place) for place in (here, there) if place]
-        same = rows[0] if len(set(rows)) == 1 else self.to.both(*rows)
-        return self.to.either(self.to.placed(mask & self.hops, here, there), same)
+        """Its symbols, each at its places."""
+        return self.to.either(*(
+            self.to.both(*(self.to.placed(letters, place, there) for place in here or ("",)))
+            for letters, here, there in self.placings[name]))

@@ -59,6 +59,8 @@ def _fault(bracket: str) -> str | None:
 def compiled(atom: str) -> re.Pattern[str]:
     """The atom as a regular expression that matches a prefix of whole segments.
 
+    Its groups are what ranges and lists stand for.
+
     >>> bool(compiled("a[4-5].h*").match("a5.h3.q")), bool(compiled("a5").match("a51.h3"))
     (True, False)
     """
@@ -69,27 +71,35 @@ def _regex(part: str) -> str:
     if part == "*":
         return r"[^.]*"
     if ends := _RANGE.fullmatch(part):
-        return f"(?:{'|'.join(map(str, range(int(ends[1]), int(ends[2]) + 1)))})"
+        return f"({'|'.join(map(str, range(int(ends[1]), int(ends[2]) + 1)))})"
     if part.startswith("{"):
-        return f"(?:{part[1:-1].replace(',', '|')})"
+        return f"({part[1:-1].replace(',', '|')})"
     return re.escape(part)
 
 
-def matches(atom: str, spellings: Iterable[str]) -> bool:
-    """Whether the atom names a symbol that has these spellings.
+def heads(atom: str, spellings: Iterable[str]) -> list[re.Match[str]]:
+    """How an atom spells the first segments of a symbol: once for each spelling that fits.
 
-    The first is the symbol itself.  An atom whose first segment is a pattern means short
+    The first spelling is the symbol itself.  An atom whose first segment holds `*` means short
     names: `m*` is every MLP, and not every part of a model whose module paths begin with
     `model`.
 
-    >>> matches("a5.kv1", ("a5.h3.k", "a5.kv1.k"))
-    True
-    >>> matches("m*", ("a5.h3.k", "model.layers.5.self_attn.h3.k"))
-    False
+    >>> [found[0] for found in heads("a5.kv1", ("a5.h3.k", "a5.kv1.k"))]
+    ['a5.kv1']
+    >>> heads("m*", ("a5.h3.k", "model.layers.5.self_attn.h3.k"))
+    []
     """
     symbol, *further = spellings
-    head, _, _ = atom.partition(".")
-    if not head.isidentifier():
-        own = symbol.partition(".")[0]
-        further = [spelling for spelling in further if spelling.partition(".")[0] == own]
-    return any(map(compiled(atom).match, (symbol, *further)))
+    if "*" in first_segment(atom):
+        own = first_segment(symbol)
+        further = [spelling for spelling in further if first_segment(spelling) == own]
+    return [found for spelling in (symbol, *further) if (found := compiled(atom).match(spelling))]
+
+
+def first_segment(name: str) -> str:
+    """The text before the first dot.
+
+    >>> first_segment("a5.h3")
+    'a5'
+    """
+    return name.partition(".")[0]

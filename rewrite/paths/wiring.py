@@ -8,10 +8,23 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property, reduce
 from operator import or_
+from typing import NamedTuple
 
 from rewrite.ir.dag import Dag, Join, Part, Source, symbols_of
 from rewrite.paths.expressions import Expressions, Motion
-from rewrite.paths.names import matches
+from rewrite.paths.names import first_segment, heads
+from rewrite.paths.pattern import Name
+
+
+class Placing(NamedTuple):
+    """Symbols, all the places where they must write, and the place where they must read.
+
+    A symbol that does not hop reads where it writes.
+    """
+
+    symbols: int
+    here: frozenset[str] = frozenset()
+    there: str = ""
 
 
 class Wiring:
@@ -39,6 +52,8 @@ class Wiring:
         """For each symbol, the symbols on the paths that it can be spelt behind."""
         self.kinds: dict[str, int] = {}
         """For each node, a number that nodes share which read the same by ports that move alike."""
+        self._spelt: dict[str, tuple[str, ...]] = {}
+        """How each symbol is spelt: a module path that begins like a short name yields to it."""
         self._named: dict[str, int] = {}
         """Atoms that have been asked for; those that are no patterns are known from the start."""
         self._stores: dict[tuple[int, Motion], Expressions] = {}
@@ -57,11 +72,14 @@ class Wiring:
             ports = node.ports if isinstance(node, Part) else ()
             moves = tuple((port.hops, self.before[port.symbol]) for port in ports)
             self.kinds[node.name] = kinds.setdefault((type(node), node.reads, moves), len(kinds))
+        short = {first_segment(symbol) for symbol in self.bits}
         for symbol, bit in self.bits.items():
-            spelt = (symbol, *dag.spellings.get(symbol, ()))
+            others = short - {first_segment(symbol)}
+            further = (spelling for spelling in dag.spellings.get(symbol, ())
+                       if first_segment(spelling) not in others)
+            self._spelt[symbol] = spelt = (symbol, *further)
             for name in {start for each in spelt for start in starts(each)}:
-                if matches(name, spelt):
-                    self._named[name] = self._named.get(name, 0) | bit
+                self._named[name] = self._named.get(name, 0) | bit
 
     @classmethod
     def of(cls, dag: Dag) -> Wiring:
@@ -73,17 +91,85 @@ class Wiring:
     def named(self, name: str) -> int:
         """The symbols that an atom names."""
         if name not in self._named:
-            spellings = self.dag.spellings
             self._named[name] = sum(bit for symbol, bit in self.bits.items()
-                                    if matches(name, (symbol, *spellings.get(symbol, ()))))
+                                    if heads(name, self._spelt[symbol]))
         return self._named[name]
 
-    def whole(self, name: str) -> bool:
-        """Whether an atom spells a symbol to its end, and so means a port."""
-        spellings = self.dag.spellings
-        return any(name.count(".") == spelt.count(".") and matches(name, (symbol, spelt))
-                   for symbol, bit in self.bits.items() if bit & self.named(name)
-                   for spelt in (symbol, *spellings.get(symbol, ())))
+    def members(self, name: str) -> list[str]:
+        """The names that an atom with `*`, ranges and lists stands for, in the order of the graph.
+
+        A further spelling counts where no short name of the symbol fits as well.
+
+        >>> from rewrite.ir.dag import Dag, Part, Port, Source
+        >>> ports = tuple(Port(f"a0.h1.{port}", "x") for port in "qk")
+        >>> dag = Dag((Source("x"), Part("a0.h1", ports)), ("a0.h1",), {"a0.h1.k": ("a0.kv0.k",)})
+        >>> [Wiring.of(dag).members(atom) for atom in ("*0", "a0.*", "a0.{kv0,h1}", "a0.*0.*")]
+        [['a0'], ['a0.h1'], ['a0.h1', 'a0.kv0'], ['a0.kv0.k']]
+        """
+        found: dict[str, None] = {}
+        for symbol in self.symbols(name):
+            by_choice: dict[tuple[str, ...], str] = {}
+            for head in heads(name, self._spelt[symbol]):
+                by_choice.setdefault(head.groups(), head[0])
+            found |= dict.fromkeys(by_choice.values())
+        return list(found)
+
+    def placings(self, name: Name) -> tuple[Placing, ...]:
+        """The symbols of a name with their places.
+
+        A position behind a port is where the port reads, any other is where the node writes: of
+        each symbol by itself, it is behind the port where the name spells the symbol to its end.
+        """
+        symbols = self.named(name.atom)
+        if not (name.at or name.port_at):
+            return (Placing(symbols),)
+        node, port = (name.at, name.port_at) if name.port else ("", name.at)
+        ended, begun = self._ends(name.atom)
+        every = frozenset({node, port}) - {""}
+        found = (Placing(symbols & ~self.hops, every), Placing(begun, every),
+                 Placing(ended, frozenset({node}) - {""}, port))
+        return tuple(each for each in found if each.symbols)
+
+    def symbols(self, name: str) -> list[str]:
+        """The symbols that an atom names, in the order of the graph."""
+        meant = self.named(name)
+        return [symbol for symbol, bit in self.bits.items() if bit & meant]
+
+    def narrowed(self, name: Name, symbol: str, owner: str, text: str) -> Name | None:
+        """`text`, the node `owner` or a port of it, where a name has one of the node's symbols.
+
+        None if no single name says that.
+
+        >>> from rewrite.ir.dag import Dag, Part, Port, Source
+        >>> ports = tuple(Port(f"a1.h3.{port}", "x", hops=True) for port in "kv")
+        >>> wiring = Wiring.of(Dag((Source("x"), Part("a1.h3", ports)), ("a1.h3",)))
+        >>> wiring.narrowed(Name("a1", "END"), "a1.h3.v", "a1.h3", "a1.h3.v")
+        Name(text='a1.h3', at='END', port='v', port_at='')
+        >>> wiring.narrowed(Name("a1.*.*", "END"), "a1.h3.v", "a1.h3", "a1.h3.v")
+        Name(text='a1.h3.v', at='END', port='', port_at='')
+        """
+        placings = [each for each in self.placings(name) if each.symbols & self.bits[symbol]]
+        if len(placings) != 1 or len(placings[0].here) > 1:
+            return None
+        _, places, there = placings[0]
+        here, port = "".join(places), text.removeprefix(owner).removeprefix(".")
+        if there and not port:
+            return None
+        if here and port:
+            return Name(owner, here, port, there)
+        return Name(text, here or there)
+
+    def _ends(self, name: str) -> tuple[int, int]:
+        """Symbols that hop which an atom spells to the end, and those that it spells in part."""
+        ended = begun = 0
+        for symbol in self.symbols(name):
+            bit = self.bits[symbol] & self.hops
+            for head in heads(name, self._spelt[symbol]) if bit else ():
+                if head.end() == len(head.string):
+                    ended |= bit
+                else:
+                    begun |= bit
+        return ended, begun
 
     @cached_property
     def blurs(self) -> int:
