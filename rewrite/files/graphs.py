@@ -18,7 +18,6 @@ from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, fx
-from torch._export.serde.serialize import SerializeError
 
 from rewrite.errors import FileError
 from rewrite.files.sizes import writable
@@ -38,6 +37,8 @@ def save_graph(graph: Graph, path: Path) -> Path:
     if graph.weightless:
         raise FileError(f"{graph.name} has no weights to save: give it some by "
                         "graph.with_weights(model), and save the graph that it returns")
+    from torch._export.serde.serialize import SerializeError  # takes a second
+
     graph = replace(graph, module=writable(graph.module))
     note = json.dumps(_note(graph), indent=1)
     inputs = _examples(graph)

@@ -16,7 +16,7 @@ from rewrite.errors import TraceError
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.graph import InputSpec
 from rewrite.ir.size_text import unmet
-from rewrite.trace.cleanup import clean
+from rewrite.trace.cleanup import clean, is_region, sweep
 from rewrite.trace.flat import Flat
 from rewrite.trace.functional import lasting, make_functional, mutates
 from rewrite.trace.ladder import LADDER, WRITES, Change, Failure, Rung
@@ -98,10 +98,10 @@ def _export(
         _check_sizes(exported.graph, flat, axes)
         clean(exported.graph)
         make_functional(exported.graph)
-        exported.graph.eliminate_dead_code()
+        sweep(exported.graph)
         if kept := lasting(exported.graph):
             raise TraceError(f"{WRITES} a weight or a buffer, {kept[0].format_node()}")
-        if mutates(exported.graph):
+        if mutates(exported.graph) or any(map(is_region, exported.graph.nodes)):
             with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
                 warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
                 exported = program.run_decompositions({}).module(check_guards=False)

@@ -20,6 +20,7 @@ CASTS = {
     aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default,
     aten._to_copy.default,
 }
+REGIONS = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
 SAME = {aten.alias.default, aten.lift_fresh_copy.default}  # detach stops gradients, so it stays
 
 
@@ -39,7 +40,22 @@ def clean(graph: fx.Graph) -> None:
         for node in graph.nodes:  # what a convolution returns may lie otherwise in memory than
             if node.target is aten.view.default:  # export expects, and `view` would then refuse
                 node.target = aten.reshape.default
-    graph.eliminate_dead_code()
+    sweep(graph)
+
+
+def sweep(graph: fx.Graph) -> None:
+    """Drop what nobody reads, but for writes: attention and random numbers too, which fx keeps."""
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes(node))
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether a node writes into an operand."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def is_region(node: fx.Node) -> bool:
+    """Whether a node runs operators under a setting, such as autocast, that casts would spell."""
+    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() in REGIONS
 
 
 def _is_guard(node: fx.Node) -> bool:

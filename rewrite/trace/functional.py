@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.ir.flow import args
+from rewrite.trace.cleanup import writes
 
 aten = torch.ops.aten
 # They may return their operand itself, although their schemas do not say so.
@@ -20,11 +21,7 @@ MAY_ALIAS = {
 
 def mutates(graph: fx.Graph) -> list[fx.Node]:
     """Nodes that write into an operand."""
-    return [
-        node
-        for node in graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-    ]
+    return [node for node in graph.nodes if writes(node)]
 
 
 def make_functional(graph: fx.Graph) -> None:
