@@ -155,7 +155,7 @@ def sweep(
                 backend=backend, workers=workers, address=address,
                 progress=step(f"{senders} -> {receivers}" if receivers else senders))
         largest = result.table.nlargest(20, "effect")
-        show.table(largest, f"largest of {len(result.table)}")
+        show.table(largest, f"largest of {len(result.table)}", folds="paths")
         if out is not None:
             show.say(f"wrote {save(result, out)}" if out.suffix == ".json"
                      else f"wrote {result.draw(out, 'effect' if _unsigned(result) else 'change')}")

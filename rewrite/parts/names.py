@@ -22,6 +22,8 @@ aten = torch.ops.aten
 LETTERS = {"attention": "a", "cross": "x", "mlp": "m", "experts": "m"}
 TOGETHER = {"mlp", "experts"}  # kinds that share their numbers
 _MEMBER = re.compile(r"(.+)\.[he](\d+)")
+_HEAD = re.compile(r"(?P<layer>[^@\[]+)\.(?:h|(?P<shared>kv))(?P<number>\d+)"
+                   r"(?P<rest>(?:[.@\[].*)?)")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ def member_of(name: str) -> tuple[str, int] | None:
     """
     found = _MEMBER.fullmatch(name)
     return (found[1], int(found[2])) if found else None
+
+
+def head_cell(text: str) -> tuple[str, int] | None:
+    """Row and column of a head in a table of layers by heads: what else the text says is the row's.
+
+    None for what is no head, nor the group of a shared key.
+
+    >>> head_cell("a5.h3"), head_cell("enc.a5.h3@END.v"), head_cell("a5.kv1.k[-1]"), head_cell("m5")
+    (('a5', 3), ('enc.a5@END.v', 3), ('a5.kv.k[-1]', 1), None)
+    """
+    found = _HEAD.fullmatch(text)
+    if found is None:
+        return None
+    shared = ".kv" if found["shared"] else ""
+    return found["layer"] + shared + found["rest"], int(found["number"])
 
 
 def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:

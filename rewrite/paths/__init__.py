@@ -7,7 +7,7 @@ paths('tokens -> ... -> a5.h3 - m0')
 from rewrite.paths.automaton import Automaton, assign
 from rewrite.paths.bind import BoundSet, bind
 from rewrite.paths.pathset import PathSet, paths
-from rewrite.paths.walk import check_reachable, count_paths, example_paths
+from rewrite.paths.walk import check_reachable, count_paths, example_paths, has_paths
 
 __all__ = [
     "Automaton",
@@ -18,5 +18,6 @@ __all__ = [
     "check_reachable",
     "count_paths",
     "example_paths",
+    "has_paths",
     "paths",
 ]

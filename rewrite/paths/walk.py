@@ -90,7 +90,7 @@ def check_reachable(path_set: PathSet | str, dag: Dag) -> None:
     Raises `PathError` if the set is empty, `UnknownName` if a name is not of the graph.
     """
     path_set = paths(path_set)
-    if _is_inhabited(bind(path_set, dag)):
+    if has_paths(path_set, dag):
         return
     pattern = path_set.pattern
     if isinstance(pattern, Choice) or not is_walk(pattern):
@@ -101,6 +101,19 @@ def check_reachable(path_set: PathSet | str, dag: Dag) -> None:
     column = sum(len(f"{spell(part, ITEM)} -> ") for part in parts[:last])
     place = point(text, column, min(len(here), len(text)))
     raise PathError(f"{_why(parts[:last], parts[last], dag)}\n{place}")
+
+
+def has_paths(path_set: PathSet | str, dag: Dag) -> bool:
+    """Whether some path of the graph is in the set, at some positions.
+
+    >>> from rewrite.ir.dag import Dag, Part, Port, Source
+    >>> dag = Dag((Source("x"), Part("y", (Port("y", "x"),))), ("y",))
+    >>> has_paths("x -> y", dag), has_paths("y -> x", dag)
+    (True, False)
+
+    Raises `UnknownName`, and `PathError` for what cannot be read or followed.
+    """
+    return _is_inhabited(bind(path_set, dag))
 
 
 def _why(before: tuple[Pattern, ...], here: Pattern, dag: Dag) -> str:
@@ -121,7 +134,7 @@ def _why(before: tuple[Pattern, ...], here: Pattern, dag: Dag) -> str:
 
 
 def _empty(dag: Dag, *parts: Pattern) -> bool:
-    return not _is_inhabited(bind(PathSet(joined(Chain, parts)), dag))
+    return not has_paths(PathSet(joined(Chain, parts)), dag)
 
 
 def _is_inhabited(bound: BoundSet) -> bool:

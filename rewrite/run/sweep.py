@@ -16,6 +16,7 @@ from rewrite.measure import Metric, Pairs
 from rewrite.measure import metric as metric_by_name
 from rewrite.measure.stats import means
 from rewrite.parts import Components
+from rewrite.parts.names import head_cell
 from rewrite.paths import PathSet
 from rewrite.run.backends import Backend, backend_of
 from rewrite.run.compiled import Compile
@@ -30,11 +31,13 @@ from rewrite.run.task import Found, Task
 
 @dataclass(frozen=True)
 class Sweep:
-    """One row per sender, or per edge: what happens when its path alone reads the other run.
+    """One row per sender, or per edge: what happens when its paths alone read the other run.
 
     `table` has `sender`, `receiver`, `effect` (mean of the metric between reference and
-    patched model), `change` (mean signed change of the score), and the interval of the effect
-    (`low`, `high`).  `notes` say what had to be made smaller to fit into memory.
+    patched model), the interval of the effect (`low`, `high`), `change` (mean signed change of
+    the score), and `paths`: the set that was patched, as `rw.paths` reads it.  A row is what
+    `evaluate` gives for `Hypothesis(parts, {patch: row.paths}, default=reference)`: `effect`
+    is its AUE.  `notes` say what had to be made smaller to fit into memory.
     """
 
     table: pd.DataFrame
@@ -59,20 +62,24 @@ class Sweep:
     def grid(self, column: str = "effect") -> pd.DataFrame:
         """Edges as a table of senders (rows) by receivers (columns), nan where there is no edge.
 
-        With one receiver, or for nodes: heads as a table of layers (at each position that was
-        asked for) by heads; others are left out.
+        With one receiver, or for nodes: heads as a table of layers (for each port and position
+        that was asked for) by heads; others are left out.
         """
         if self.has_edges:
             table = self.table.pivot(index="sender", columns="receiver", values=column)
             return table.loc[self.table["sender"].unique(), self.table["receiver"].unique()]
-        names = self.table["sender"].str.extract(r"^(?P<layer>.*)\.h(?P<head>\d+)(?P<at>@.*)?$")
-        layers = names["layer"] + names["at"].fillna("")
-        found = self.table.assign(layer=layers, head=names["head"]).dropna(subset="head")
-        if found.empty:
+        cells = [(head_cell(str(sender)), value) for sender, value in zip(
+            self.table["sender"], self.table[column], strict=True)]
+        if not any(cell for cell, _ in cells):
             raise HypothesisError("a grid shows attention heads; no sender here is one")
-        found = found.assign(head=found["head"].astype(int))
-        grid = found.pivot(index="layer", columns="head", values=column)
-        return grid.loc[list(dict.fromkeys(found["layer"]))]
+        rows = dict.fromkeys(cell[0] for cell, _ in cells if cell)
+        heads = sorted({cell[1] for cell, _ in cells if cell})
+        grid = pd.DataFrame(np.nan, index=pd.Index(list(rows), name="layer"),
+                            columns=pd.Index(heads, name="head"))
+        for cell, value in cells:
+            if cell:
+                grid.loc[cell] = value
+        return grid
 
     def draw(self, path: str | Path, column: str = "change") -> Path:
         """Heatmap of the grid, to SVG, PNG or PDF by suffix; of effects if no score changes."""
@@ -131,16 +138,27 @@ def sweep(
 
     Every path of the form `... -> sender -> (receivers) -> ...` reads the run `patch`
     (default: the run of `pairs` that is not the reference), all others the reference run.
-    `senders` is a name with globs (`a*.h*`, `m*`), `receivers` names or patterns joined by
-    `|`: `a9.h9.q` lets the change go on by every way, `a9.h9.q -> logits` by one only, which
-    is far cheaper.  A sender from which no edge leads to a receiver is left out.  Raises
-    `PathError` if none is left.
+    `senders` are names of the path language, joined by `|`, and a row is what its name means:
 
-    * `each=True` patches every edge by itself: `sweep(parts, "*", "*", each=True)` has one row
-      for each of `parts.edges`.  Receivers are then names with globs, joined by `|`.
+    * a name with `*`, ranges or lists has a row for each of its members: `a*.h*` for each head,
+      `a*.h*.q` for each query, `a*` for each layer of attention; `a5.kv1.v` is one row, the
+      shared value of two heads.  `*` alone is every part by itself.
+    * names may say positions and windows: `a*.h*@S2 | a*.h*@END` has a row for each head at
+      each of the two, `a*.h*.v@S2` reads there, `a*.h*.k[-1]` reads the token before.
+    * what is written twice is one row.
+
+    `receivers` are names or patterns joined by `|`, all of them together: `a9.h9.q` lets the
+    change go on by every way, `a9.h9.q -> logits` by one only, which is far cheaper.  A sender
+    from which no edge leads to a receiver is left out.  Raises `PathError` if none is left.
+
+    * `each=True` patches every edge by itself.  Receivers are then names like senders, and
+      `a1.h2` is one row, all ports of the head together; `*` alone is every port by itself, so
+      `sweep(parts, "*", "*", each=True)` has one row for each of `parts.edges`.
     * `receivers=None` patches nodes: all paths through each sender.
-    * Names may say positions: `a*.h*@S2 | a*.h*@END` has a row for each head at each of the two.
 
+    >>> found = rw.sweep(parts, "a0.h1.q | m0@[-1]", None, pairs=pairs, metric="kl_divergence")
+    >>> list(found.table["paths"])
+    ['a0.h1.q', 'm0@[-1]']
     >>> rw.sweep(parts, "a1.h*", "logits", pairs=pairs, metric="kl_divergence").grid().shape
     (1, 4)
     >>> edges = rw.sweep(parts, "a0.h*", "a1.*.q", each=True, pairs=pairs, metric="kl_divergence")
@@ -224,4 +242,5 @@ def _rows(asked: list[Asked], found: Found) -> list[dict[str, Any]]:
     columns = zip(asked, means(found.effects).tolist(), found.changes.mean(1).tolist(),
                   strict=True)
     return [{"sender": a.sender, "receiver": a.receiver, "effect": value, "low": low,
-             "high": high, "change": by} for a, (value, low, high), by in columns]
+             "high": high, "change": by, "paths": str(a.paths)}
+            for a, (value, low, high), by in columns]
