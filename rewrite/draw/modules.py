@@ -59,7 +59,7 @@ def dot_of_graph(
 
 
 def _sources(graph: Graph) -> list[str]:
-    from rewrite.parts.component import CONTEXT_INPUTS
+    from rewrite.ir.layout import CONTEXT_INPUTS
 
     names = [spec.name for spec in graph.inputs]
     return [name for name in names if name not in CONTEXT_INPUTS] or names

@@ -38,6 +38,10 @@ class Reading:
     last: bool = False
     columns: tuple[int, ...] | None = None
 
+    def rows(self, parts: Components, output: str) -> bool:
+        """Whether the last position alone is needed of an output: those without keep all."""
+        return self.last and parts.layout.starts_with_tokens(output)
+
 
 @dataclass(frozen=True)
 class Built:
@@ -235,9 +239,12 @@ class _Builder:
 
     def _output(self, name: str, index: int) -> fx.Node:
         place, columns = (name, index), self.reading.columns
-        if place in self.rows or not self.reading.last:
-            return self.rows[place] if place in self.rows else self.full[place]
-        value = self._row(name, index)
+        if place in self.rows:
+            return self.rows[place]
+        if not self.reading.rows(self.parts, name):
+            value = self.full[place]
+        else:
+            value = self._row(name, index)
         if columns is None:
             return value
         return self.assembler.graph.call_function(take, (value, -1, as_ranges(columns)))
@@ -258,9 +265,9 @@ def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set
     """Copies that somebody reads at all positions; of the others the last one is enough."""
     wanted: set[Place] = set()
     outputs = set(product.dag.outputs)
-    if not reading.last:
-        wanted.update((name, i) for root in product.roots
-                      for name, i in zip(product.dag.outputs, root, strict=True))
+    wanted.update((name, i) for root in product.roots
+                  for name, i in zip(product.dag.outputs, root, strict=True)
+                  if not reading.rows(parts, name))
     for node in reversed(product.dag.nodes):
         names, columns = node.reads, reading.columns if node.name in outputs else None
         slots = _slots_in_full(parts, node, columns) if isinstance(node, Part) else ()

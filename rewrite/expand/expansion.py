@@ -244,9 +244,9 @@ def expand(
     """Copy the parts of a model so that each path can read the run assigned to it.
 
     Several hypotheses about the same component graph share everything that they have in
-    common.  `last=True` computes the outputs at the last position only (`[batch, 1, ...]`),
-    and `columns`, which needs it, only those entries of their last axis (tokens of the
-    vocabulary); what nobody reads is not computed.
+    common.  `last=True` computes the outputs at the last position only (`[batch, 1, ...]`; those
+    without an axis of tokens are as they are), and `columns`, which needs it, only those entries
+    of their last axis (tokens of the vocabulary); what nobody reads is not computed.
     The work is linear in nodes times automaton states, never in the number of paths.
 
     >>> exp = rw.expand(rw.Hypothesis(parts, {"clean": "a1.h3 -> logits"}))

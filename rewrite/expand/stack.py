@@ -184,10 +184,9 @@ class _Stacker:
 
     def _output(self, name: str, wanted: list[int]) -> fx.Node:
         columns = self.reading.columns
-        if not self.reading.last:
-            return self.stacks.read(name, wanted, ALL)
-        value = self.stacks.read(name, wanted, LAST)
-        if columns is None or self.stacks.is_kept(name, wanted[0], LAST):
+        rows = LAST if self.reading.rows(self.parts, name) else ALL
+        value = self.stacks.read(name, wanted, rows)
+        if columns is None or (rows == LAST and self.stacks.is_kept(name, wanted[0], LAST)):
             return value
         return self.stacks.call(take, value, -1, as_ranges(columns))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from rewrite.errors import SurgeryError, near
 from rewrite.ir.edit import Edit
+from rewrite.ir.layout import BATCH, Layout, sizes_of
+from rewrite.ir.padding import with_padding
 from rewrite.ir.selection import Match
 from rewrite.ir.surgery import values_of
 
@@ -82,24 +85,81 @@ def means(
 ) -> list[Tensor]:
     """The mean of what nodes write, over all rows of all inputs, and over positions.
 
-    Shape `[features]`, or `[1, positions, features]` with `by_position`.  All positions count,
-    those of padding too.
+    Shape `[features]`, or `[1, positions, features]` with `by_position`.  Rows of tokens that an
+    input tells to be padding do not count (see `rewrite.ir.padding`); of what is written for
+    examples as a whole, all count.  Raises `SurgeryError` where no row is left.
     """
     batches = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-    sums: list[Tensor] = []
-    rows = 0
     for batch in batches:
-        values = values_of(graph, names, batch)
-        axes = [(0,) if by_position else tuple(range(v.ndim - 1)) for v in values]
-        # Sums are in double precision, so that the order of the batches does not matter.
-        new = [v.double().sum(a, keepdim=by_position) for v, a in zip(values, axes, strict=True)]
-        if sums and any(a.shape != b.shape for a, b in zip(sums, new, strict=True)):
-            raise SurgeryError("a mean by position needs inputs of one length, found "
-                               f"{list(sums[0].shape)} and {list(new[0].shape)}")
-        sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-        rows += values[0].shape[0] if by_position else values[0][..., 0].numel()
-    dtypes = [graph.get(name).meta.get("val", torch.empty(0)).dtype for name in names]
-    return [(total / rows).to(dtype) for total, dtype in zip(sums, dtypes, strict=True)]
+        graph.check(batch)
+    layout = with_padding(graph, batches)
+    totals: dict[str, tuple[Tensor, Tensor]] = {}
+    for batch in batches:
+        real = layout.real(batch)
+        for name, value in zip(names, values_of(graph, names, batch), strict=True):
+            kept = _kept(graph, name, value, layout, real)
+            axes = (0,) if by_position else tuple(range(value.ndim - 1))
+            # Sums are in double precision, so that the order of the batches does not matter.
+            new = value.double().where(kept, 0).sum(axes, keepdim=by_position)
+            rows = kept.expand(*value.shape[:-1], 1).sum(axes, keepdim=by_position)
+            if name in totals:
+                total, count = totals[name]
+                if total.shape != new.shape:
+                    raise SurgeryError("a mean by position needs inputs of one length, found "
+                                       f"{list(total.shape)} and {list(new.shape)}")
+                new, rows = total + new, count + rows
+            totals[name] = new, rows
+    found: list[Tensor] = []
+    for name, (total, rows) in totals.items():
+        if not bool((rows > 0).all()):
+            raise SurgeryError(_no_rows(name, rows))
+        dtype = graph.get(name).meta.get("val", torch.empty(0)).dtype
+        found.append((total / rows).to(dtype))
+    return found
+
+
+def _kept(
+    graph: Graph, name: str, value: Tensor, layout: Layout, real: Mapping[str, Tensor]
+) -> Tensor:
+    """Which rows of a value count, `[..., 1]`: those of real tokens, on all axes but the last."""
+    kept = torch.ones((), dtype=torch.bool, device=value.device)
+    if all(bool(mask.all()) for mask in real.values()):
+        return kept
+    sizes = sizes_of(graph, graph.get(name), layout) or _sizes(value, real)
+    for length, mask in real.items():
+        mask = mask.to(value.device)
+        together = {f"batch*{length}", f"{length}*batch"}
+        for axis, size in enumerate(sizes[:-1]):
+            if size == length and sizes[0] == BATCH:
+                shape = [1] * value.ndim
+                shape[0], shape[axis] = mask.shape
+                kept = kept & mask.reshape(shape)
+            elif axis == 0 and size in together:
+                kept = kept & mask.reshape(-1, *[1] * (value.ndim - 1))
+            elif isinstance(size, str) and length in re.findall(r"[\w.]+", size):
+                raise SurgeryError(
+                    f"{name!r} is {list(sizes)}, and which of its {size} rows are padding is not "
+                    "known: give inputs without padding, one length at a time")
+    return kept
+
+
+def _sizes(value: Tensor, real: Mapping[str, Tensor]) -> tuple[int | str, ...]:
+    """The axes of a value of which nothing is noted: as they fit the masks."""
+    found: list[int | str] = list(value.shape)
+    for length, mask in real.items():
+        if value.ndim > 1 and value.shape[:2] == mask.shape:
+            found[:2] = [BATCH, length]
+        elif value.shape[0] == mask.numel():
+            found[0] = f"batch*{length}"
+    return tuple(found)
+
+
+def _no_rows(name: str, rows: Tensor) -> str:
+    if rows.ndim > 1 and bool((rows > 0).any()):
+        bare = (rows.flatten() == 0).nonzero().flatten().tolist()
+        return (f"the mean of {name!r} by position has no real token at positions {bare[:8]} in "
+                "any example: give inputs without padding there, or use 'mean'")
+    return f"the mean of {name!r} has nothing to be taken over: the inputs hold no real token"
 
 
 def put_at(x: Tensor, new: Tensor, at: tuple[Any, ...]) -> Tensor:

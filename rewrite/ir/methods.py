@@ -209,11 +209,12 @@ class Editing:
     ) -> Graph:
         """What `name` writes is exchanged, for all that read it.
 
-        `how` is "zero"; "mean" or "position_mean" over `inputs` (a dict of tensors, or several);
-        "resample", the same node in other rows of the batch, or in the run on `inputs`; "noise",
-        added with deviation `std`; or a tensor or number.  Orders and noise depend on `seed` and
-        the index alone.  `at` is an index of what is exchanged: `(..., slice(0, 8))`, or
-        `(slice(None), -1)` for the last position.  Values of other runs are those of this graph.
+        `how` is "zero"; "mean" or "position_mean" over `inputs` (a dict of tensors, or several),
+        where tokens that these tell to be padding do not count; "resample", the same node in
+        other rows of the batch, or in the run on `inputs`; "noise", added with deviation `std`;
+        or a tensor or number.  Orders and noise depend on `seed` and the index alone.  `at` is an
+        index of what is exchanged: `(..., slice(0, 8))`, or `(slice(None), -1)` for the last
+        position.  Values of other runs are those of this graph.
 
         >>> last = parts.as_graph().ablate("a1.h*", "noise", at=(slice(None), -1), std=0.1)
         >>> len([node for node in last.nodes if node.startswith("noised")])

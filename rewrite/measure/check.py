@@ -54,6 +54,23 @@ def check_same(
         )
 
 
+def as_labels(name: str, values: Any) -> list[Tensor]:
+    """One tensor for each example; lists may hold unequal numbers of tokens.
+
+    >>> as_labels("correct", [[3], [1, 2]])
+    [tensor([3]), tensor([1, 2])]
+    """
+    if isinstance(values, Tensor):
+        if values.ndim == 0:
+            raise DataError(f"label {name!r} is one number; give one for each example")
+        return list(values.unbind(0))
+    try:
+        return [torch.as_tensor(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"label {name!r} must be numbers, for each example one or a list of them: "
+                        f"{error}") from error
+
+
 def as_positions(given: Mapping[str, Any] | None) -> dict[str, list[Tensor]]:
     """Where named positions are in each example: an integer, several, or a mask.
 

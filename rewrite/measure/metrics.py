@@ -16,10 +16,22 @@ from torch.nn.functional import cross_entropy, pad
 
 from rewrite.errors import DataError, UnknownName, near
 
+from .axes import Position, described, shown
 from .batch import Batch
-from .outputs import Position, counted, every_row, finite, label, logits, mean_of_tokens, row, token
+from .outputs import (
+    IGNORED,
+    every_row,
+    examples,
+    finite,
+    mean_at,
+    mean_of_rows,
+    row,
+    tokens,
+)
 
 if TYPE_CHECKING:
+    from rewrite.ir.layout import Layout
+
     from .pairs import Pairs
 
 
@@ -27,24 +39,33 @@ if TYPE_CHECKING:
 class Metric(ABC):
     """The `delta` of a hypothesis: one number per example, comparing two outputs.
 
-    Outputs are logits `[batch, seq, vocab]`, or anything that carries them as `.logits`,
-    `["logits"]` or in a tuple.  Gradients flow through `effect` and `score`.
+    Outputs are logits `[batch, seq, vocab]` or `[batch, classes]`, or anything that carries them
+    as `.logits`, `["logits"]` or in a tuple.  `output` names another tensor of what the model
+    returns (`"start_logits"`, `"0"` of a tuple is `"output0"`).  Which of its axes are examples
+    and tokens is known from the traced inputs; where it is not, `axes` says it, a word for each:
+    `"batch classes height width"`.  `reads` says what is read.  Gradients flow through `effect`
+    and `score`.
 
     Signed metrics (`absolute=False`) are the score of the hypothesis minus that of the
     reference.  Signs cancel over examples and flatter a hypothesis: the default is absolute.
 
-    `position` is the row of the logits that is read: counted from either end, `"all"` (or
-    None), or the name of a label `[batch]` that holds one row per example.
+    `position` is the token whose logits are read: counted from either end of the real tokens of
+    each example, so that -1 (or `"last"`) is the last one that is no padding; `"all"` (or None);
+    or the name of a label `[batch]` that holds one column per example.  Outputs without tokens
+    have one row.
 
     Source: Goldowsky-Dill et al. 2023, unexplained effect.
     """
 
     name: str = field(init=False)
     position: Position = field(default=-1, kw_only=True)
+    output: str | None = field(default=None, kw_only=True)
+    axes: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.position is None:
-            object.__setattr__(self, "position", "all")
+        known = {None: "all", "last": -1}
+        if self.position in known:
+            object.__setattr__(self, "position", known[self.position])
 
     def effect(
         self, reference_output: object, hypothesis_output: object, batch: Batch
@@ -74,8 +95,18 @@ class Metric(ABC):
 
     @property
     def positions(self) -> Literal["last", "all"]:
-        """Which rows of the output are read: a model need not compute the others."""
+        """Which tokens of the output are read: a model need not compute the others."""
         return "last" if self.position == -1 else "all"
+
+    def reads(self, layout: Layout) -> str:
+        """What is read of the outputs of a model, in words.
+
+        >>> logit_diff().reads(parts.layout), kl_divergence(position="all").reads(parts.layout)
+        ('logits [batch, seq, 97] at the last token', 'logits [batch, seq, 97] at all tokens')
+
+        Raises DataError where that is not plain, or where the metric cannot read it.
+        """
+        return described(self, layout)
 
     def columns(self, pairs: Pairs) -> tuple[int, ...] | None:
         """Tokens whose logits are read, sorted; None if every token of the vocabulary is."""
@@ -110,7 +141,8 @@ class Metric(ABC):
 class LogitDiff(Metric):
     """Change of `logit(correct) - logit(wrong)` at `position`, in logits.
 
-    `correct` and `wrong` name labels `[batch]` of token ids.
+    `correct` and `wrong` name labels `[batch]` of token ids (or classes), or `[batch, k]` of
+    several, whose mean logit is taken; ids of -100 fill up shorter lists and are left out.
 
     >>> import torch
     >>> outputs = torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[2.0, 1.0]]])
@@ -137,41 +169,48 @@ class LogitDiff(Metric):
         names = (self.correct, self.wrong)
         if any(name not in pairs.labels for name in names):
             return None  # reported where the metric is applied
-        ids = [torch.as_tensor(value).ravel() for name in names for value in pairs.labels[name]]
-        return tuple(torch.cat(ids).unique().tolist())
+        ids = torch.cat([torch.as_tensor(value).ravel() for name in names
+                         for value in pairs.labels[name]])
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            return None
+        return tuple(ids[ids != IGNORED].unique().tolist())
 
     def narrowed(self, batch: Batch, columns: tuple[int, ...]) -> Batch:
         """`correct` and `wrong` count within `columns`."""
         known = torch.tensor(columns, device=batch.labels[self.correct].device)
-        moved = {name: torch.searchsorted(known, batch.labels[name])
-                 for name in (self.correct, self.wrong)}
-        return replace(batch, labels={**batch.labels, **moved})
+
+        def moved(ids: Tensor) -> Tensor:
+            return torch.searchsorted(known, ids).where(ids != IGNORED, IGNORED)
+
+        both = {name: moved(batch.labels[name]) for name in (self.correct, self.wrong)}
+        return replace(batch, labels={**batch.labels, **both})
 
     def _effect(self, reference: object, hypothesis: object, batch: Batch) -> Tensor:
         change = self._score(hypothesis, batch) - self._score(reference, batch)
         return change.abs() if self.absolute else change
 
     def _score(self, output: object, batch: Batch) -> Tensor:
-        values = row(output, self.position, batch)
-        correct, wrong = token(self.correct, values, batch), token(self.wrong, values, batch)
-        same = (correct == wrong).squeeze(1).cpu()
+        values = row(self, output, batch)
+        correct, wrong = (tokens(name, values, batch) for name in (self.correct, self.wrong))
+        same = _same(correct, wrong)
         if bool(same.any()):
             raise DataError(
                 f"{self.correct!r} and {self.wrong!r} are the same token in examples "
-                f"{batch.index[same].tolist()}: their logit difference is always zero"
+                f"{examples(batch, same)}: their logit difference is always zero"
             )
-        return (values.gather(1, correct) - values.gather(1, wrong)).squeeze(1)
+        return mean_at(values, *correct) - mean_at(values, *wrong)
 
 
 @dataclass(frozen=True)
 class LossDiff(Metric):
     """Change of the cross-entropy loss of the right token, in nats.
 
-    With a `position`, the right token is the label `correct`, `[batch]`.  With
-    `position="all"` it is the next token of the reference run, at every position: differences
-    are made absolute per token, then averaged over the tokens that `mask` names, a label
-    `[batch, seq]` that is True at the tokens to predict (default: all but the first and
-    padding).  The score is the loss.
+    With a `position`, the right token (or class) is the label `correct`, `[batch]`; of several,
+    `[batch, k]`, the mean of their losses is taken.  With `position="all"` it is the next token
+    of the reference run, at every position: differences are made absolute per token, then
+    averaged over the tokens that `mask` names, a label `[batch, seq]` that is True at the tokens
+    to predict (default: all).  The first real token of an example is predicted by none, and
+    padding never counts.  The score is the loss.
 
     >>> import torch
     >>> outputs = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[50.0, 0.0]]])
@@ -189,10 +228,7 @@ class LossDiff(Metric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mask is not None and self.position != "all":
-            raise DataError(
-                f"mask={self.mask!r} chooses among all tokens; write position='all' with it"
-            )
+        _check_mask(self.mask, self.position)
 
     @property
     def per_token(self) -> bool:
@@ -209,48 +245,52 @@ class LossDiff(Metric):
         """
         if not self.per_token:
             return super().token_scores(output, batch)
-        losses = self._losses(output, batch)
-        kept = counted(losses, self._mask(batch), batch, skip=1)
+        losses, kept = self._all_losses(output, batch)
         return pad(losses.masked_fill(~kept, nan), (1, 0), value=nan)
 
     def _effect(self, reference: object, hypothesis: object, batch: Batch) -> Tensor:
-        change = self._losses(hypothesis, batch) - self._losses(reference, batch)
-        return self._mean(change.abs() if self.absolute else change, batch)
+        if self.position != "all":
+            change = self._score(hypothesis, batch) - self._score(reference, batch)
+            return change.abs() if self.absolute else change
+        (after, kept), (before, _) = (self._all_losses(output, batch)
+                                      for output in (hypothesis, reference))
+        change = after - before
+        return mean_of_rows(change.abs() if self.absolute else change, kept)
 
     def _score(self, output: object, batch: Batch) -> Tensor:
-        return self._mean(self._losses(output, batch), batch)
+        if self.position == "all":
+            return mean_of_rows(*self._all_losses(output, batch))
+        values = row(self, output, batch)
+        return mean_at(-values.log_softmax(-1), *tokens(self.correct, values, batch))
 
-    def _losses(self, output: object, batch: Batch) -> Tensor:
-        """Loss of every predicted token, `[batch]` or `[batch, seq - 1]`."""
-        if self.position != "all":
-            values = row(output, self.position, batch)
-            right = token(self.correct, values, batch).squeeze(1)
-            return cross_entropy(values, right, reduction="none")
-        values, ids = logits(output, batch), batch.tokens
+    def _all_losses(self, output: object, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of every token but the first, `[batch, seq - 1]`, and which of them count."""
+        found, kept = every_row(self, output, batch, self.mask, predicted=True)
+        values, ids = found.values, batch.ids(found.axes.length)
         if ids is None or ids.shape != values.shape[:2]:
-            found = "no input_ids" if ids is None else f"input_ids {list(ids.shape)}"
+            known = "no input_ids" if ids is None else f"input_ids {list(ids.shape)}"
             raise DataError(
                 "loss at every position needs input_ids of the reference run, one row of logits "
-                f"each; found {found} and logits {list(values.shape)}"
+                f"each; found {known} and logits {list(values.shape)} ({found.axes}): for one "
+                "answer use loss_diff(position=-1)"
             )
-        predicted, right = values[:, :-1].transpose(1, 2), ids[:, 1:].to(values.device)
-        return cross_entropy(predicted, right, reduction="none")
-
-    def _mean(self, values: Tensor, batch: Batch) -> Tensor:
-        if self.position != "all":
-            return values
-        return mean_of_tokens(values, self._mask(batch), batch, skip=1)
-
-    def _mask(self, batch: Batch) -> Tensor | None:
-        return batch.mask if self.mask is None else label(self.mask, batch)
+        right = ids[:, 1:].to(values.device)
+        outside = kept & ((right < 0) | (right >= values.shape[-1]))
+        if bool(outside.any()):
+            i, j = outside.nonzero()[0].tolist()
+            raise DataError(f"token {int(right[i, j])} of example {int(batch.index[i])} is "
+                            f"outside of the {values.shape[-1]} logits of the output")
+        right = right.masked_fill(~kept, 0)
+        return cross_entropy(values[:, :-1].transpose(1, 2), right, reduction="none"), kept
 
 
 @dataclass(frozen=True)
 class KLDivergence(Metric):
     """KL(reference || hypothesis) of the next-token distributions, in nats.
 
-    At one `position`, or with `position="all"` the mean over all tokens (not padding).  It has
-    no score: a distribution is not good or bad on its own.
+    At one `position`, or with `position="all"` the mean over all tokens (not padding), or those
+    that the label `mask`, `[batch, seq]`, names.  Of outputs `[batch, classes]` it compares the
+    classes.  It has no score: a distribution is not good or bad on its own.
 
     >>> import torch
     >>> outputs = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]])
@@ -259,12 +299,22 @@ class KLDivergence(Metric):
     """
 
     name: str = field(default="kl_divergence", init=False)
+    mask: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_mask(self.mask, self.position)
 
     def _effect(self, reference: object, hypothesis: object, batch: Batch) -> Tensor:
         if self.position != "all":
-            return _kl(*(row(out, self.position, batch) for out in (reference, hypothesis)))
-        values = _kl(*every_row(reference, hypothesis, batch))
-        return mean_of_tokens(values, batch.mask, batch)
+            return _kl(*(row(self, output, batch) for output in (reference, hypothesis)))
+        (left, kept), (right, _) = (every_row(self, output, batch, self.mask)
+                                    for output in (reference, hypothesis))
+        if left.values.shape != right.values.shape:
+            raise DataError(
+                f"both outputs must have the same rows, found {list(left.values.shape)} of the "
+                f"reference and {list(right.values.shape)} of the hypothesis")
+        return mean_of_rows(_kl(left.values, right.values), kept)
 
 
 @dataclass(frozen=True)
@@ -280,6 +330,10 @@ class Custom(Metric):
         super().__post_init__()
         if self.name in METRICS:
             raise DataError(f"{self.name!r} already names a metric; give yours another name")
+
+    def reads(self, layout: Layout) -> str:
+        """What the function is given, which is all that is known of what it reads."""
+        return f"what {self.name} reads of {', '.join(shown(*o) for o in layout.outputs.items())}"
 
     def to_dict(self) -> dict[str, Any]:
         """The name alone: a function cannot be written to a file."""
@@ -317,8 +371,10 @@ def custom(
 ) -> Metric:
     """Your own `function(reference_output, hypothesis_output, batch) -> [batch]`.
 
-    `scores(output, batch) -> [batch]` is optional.  Say `position=-1` if only the last row of
-    the output is read, so that the model need not compute the others.
+    `scores(output, batch) -> [batch]` is optional.  Say `position=-1` if only the last token is
+    read: outputs `[batch, seq, ...]` are then `[batch, 1, ...]`, the last real token of each
+    example, and the model need not compute the others.  Functions get copies, so that what they
+    write to is not seen by anybody else; `batch.mask` is True at real tokens.
 
     >>> custom(lambda reference, hypothesis, batch: (reference - hypothesis).norm(), "distance")
     custom('distance')
@@ -343,6 +399,19 @@ def metric(name: str, **options: Any) -> Metric:
         if option not in known:
             raise UnknownName(f"metric {name!r} has no option {option!r}; {near(option, known)}")
     return METRICS[name](**options)
+
+
+def _check_mask(mask: str | None, position: Position) -> None:
+    if mask is not None and position != "all":
+        raise DataError(f"mask={mask!r} chooses among all tokens; write position='all' with it")
+
+
+def _same(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
+    """Whether two labels hold the same tokens, `[batch]`."""
+    sides = [{(i, t) for i, row in enumerate(ids.masked_fill(~kept, IGNORED).tolist())
+              for t in row if t != IGNORED} for ids, kept in (left, right)]
+    apart = {i for i, _ in sides[0] ^ sides[1]}
+    return torch.tensor([i not in apart for i in range(len(left[0]))])
 
 
 def _kl(reference: Tensor, hypothesis: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 from rewrite.errors import DataError, FileError
 
 from .batch import Batch
-from .check import as_positions, check_runs, check_same
+from .check import as_labels, as_positions, check_runs, check_same
 from .check import positions as chosen
-from .text import Tokenizer, answer_token, check_lengths, token_ids
+from .text import SpecialTokens, Tokenizer, answer_tokens, check_lengths, token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Pairs:
     run to the positions of another.  `labels[name][i]` says what is right (or wrong) for
     example `i`.  `positions[name][i]` says where the position `@name` of a path is: an integer,
     several, or a mask of its tokens.  `reference` is the run whose output a hypothesis should
-    reproduce.
+    reproduce.  `notes` say what was done to texts; results repeat them.
 
     >>> ids = {"clean": {"input_ids": torch.tensor([[1, 2]])},
     ...        "corrupt": {"input_ids": torch.tensor([[1, 3]])}}
@@ -44,6 +44,7 @@ class Pairs:
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     positions: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_runs(self.runs, self.reference)
@@ -62,7 +63,7 @@ class Pairs:
         cls,
         tokenizer: Tokenizer,
         texts: Mapping[str, Sequence[str]],
-        answers: Mapping[str, Sequence[str]] | None = None,
+        answers: Mapping[str, Sequence[str | Sequence[str]]] | None = None,
         reference: str = "clean",
         *,
         positions: Mapping[str, Sequence[Any]] | None = None,
@@ -70,8 +71,11 @@ class Pairs:
     ) -> Pairs:
         """Tokenise one list of texts per run; `answers` become labels of one token each.
 
-        `add_special_tokens=None` leaves the tokenizer's habit; say False if it appends an end
-        token, or the last row predicts what follows that.  No text is padded.
+        An answer may be a list of several, which count alike (`logit_diff` takes their mean).
+        `add_special_tokens=None` leaves the tokenizer's habit, but for texts that begin (or end)
+        with the special tokens already: they get no second ones, and `notes` say so.  Say False
+        if the tokenizer appends an end token, or the last row predicts what follows that; say
+        True to have them added to every text.  No text is padded.
 
             Pairs.from_text(
                 tokenizer,
@@ -86,14 +90,16 @@ class Pairs:
         for name, lines in {**texts, **(answers or {})}.items():
             if isinstance(lines, str):
                 raise DataError(f"{name!r} is one text; write a list of texts: [{lines!r}]")
+        special = SpecialTokens.of(tokenizer) if add_special_tokens is None else None
+        notes = () if special is None else special.notes(tokenizer, texts)
         ids = {
-            run: [token_ids(tokenizer, text, add_special_tokens) for text in lines]
+            run: [token_ids(tokenizer, text, add_special_tokens, special) for text in lines]
             for run, lines in texts.items()
         }
         check_lengths(tokenizer, texts, ids, reference)
         answers = answers or {}
         labels = {
-            name: [answer_token(tokenizer, name, i, word) for i, word in enumerate(words)]
+            name: [answer_tokens(tokenizer, name, i, word) for i, word in enumerate(words)]
             for name, words in answers.items()
         }
         return cls(
@@ -101,21 +107,25 @@ class Pairs:
             {name: [torch.tensor(token) for token in tokens] for name, tokens in labels.items()},
             reference,
             {run: tuple(lines) for run, lines in texts.items()},
-            {name: tuple(words) for name, words in answers.items()},
+            {name: tuple(w if isinstance(w, str) else " | ".join(w) for w in words)
+             for name, words in answers.items()},
             as_positions(positions),
+            notes,
         )
 
     @classmethod
     def from_tensors(
         cls,
         runs: Mapping[str, Mapping[str, Tensor]],
-        labels: Mapping[str, Tensor] | None = None,
+        labels: Mapping[str, Tensor | Sequence[Any]] | None = None,
         reference: str = "clean",
         positions: Mapping[str, Any] | None = None,
     ) -> Pairs:
         """From `runs[run][input]` and `labels[name]`, tensors whose first axis is the example.
 
             Pairs.from_tensors({"clean": {"x": x_r}, "corrupt": {"x": x_c}})
+
+        A label may be a list that holds several tokens for each example, not equally many.
 
         Raises DataError where runs differ in inputs, shapes or dtypes; says which and how.
         """
@@ -128,7 +138,7 @@ class Pairs:
                 )
             rows = zip(*(value.unbind(0) for value in inputs.values()), strict=True)
             split[run] = [dict(zip(inputs, row, strict=True)) for row in rows]
-        kept = {name: torch.as_tensor(value).unbind(0) for name, value in (labels or {}).items()}
+        kept = {name: as_labels(name, value) for name, value in (labels or {}).items()}
         return cls(split, kept, reference, positions=as_positions(positions))
 
     def __len__(self) -> int:
@@ -170,6 +180,7 @@ class Pairs:
             pick(self.texts),
             pick(self.answers),
             pick(self.positions),
+            self.notes,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,7 +210,7 @@ class Pairs:
             "dtypes": dtypes,
             "label_dtypes": label_dtypes,
             "examples": records,
-        }
+        } | ({"notes": list(self.notes)} if self.notes else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Pairs:
@@ -231,7 +242,8 @@ class Pairs:
         texts = {run: column("texts", run) for run in records[0]["texts"]}
         answers = {name: column("answers", name) for name in records[0]["answers"]}
         places = {name: column("positions", name) for name in records[0].get("positions", {})}
-        return cls(runs, labels, data["reference"], texts, answers, as_positions(places))
+        return cls(runs, labels, data["reference"], texts, answers, as_positions(places),
+                   tuple(data.get("notes", ())))
 
     def __repr__(self) -> str:
         count = f"{len(self)} example{'s' if len(self) > 1 else ''}"

@@ -31,6 +31,7 @@ class Result:
     `effects[i]` is delta(G(x_r), G_H(x_r, x_c)) of example i, `null_effects[i]` the same for
     the null hypothesis, both in the unit of the metric.  `scores` and `reference_scores` say
     how well the hypothesis's and the reference's own outputs do, where the metric knows.
+    `read` says what the metric reads of the outputs: which tensor, its axes, which position.
     `index` holds the examples' positions in the data set; examples with equal `references` are
     counterfactuals drawn for one input of the run `reference`.  Estimates are computed from these
     numbers when asked for, so they cannot disagree with them.
@@ -56,6 +57,7 @@ class Result:
     reference: str = "clean"
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    read: str = ""
     draws: int = 2000
     seed: int = 0
     level: float = 0.95
@@ -177,6 +179,7 @@ class Result:
             "aue": self.aue.to_dict(),
             "ate": self.ate.to_dict(),
             "notes": list(self.notes),
+            "read": self.read,
             "bootstrap": self._options,
             "reference": self.reference,
             "runs": list(self.texts),
@@ -209,6 +212,7 @@ class Result:
             reference=data.get("reference", "clean"),
             texts={run: column(f"text_{run}") for run in data["runs"]},
             notes=data["notes"],
+            read=data.get("read", ""),
             **data["bootstrap"],
         )
 
@@ -219,6 +223,7 @@ class Result:
             f"  AUE        {self.aue}",
             f"  ATE        {self.ate}",
             f"  {self.metric}, null: {self.null}, n = {self.n}",
+            *([f"  of {self.read}"] if self.read else []),
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self._all_notes()])
 
@@ -228,7 +233,8 @@ class Result:
             f"<tr><th style='text-align:left'>{name}</th><td>{escape(str(value))}</td></tr>"
             for name, value in rows.items()
         )
-        foot = escape(f"{self.metric}, null: {self.null}, n = {self.n}")
+        of = f" of {self.read}" if self.read else ""
+        foot = escape(f"{self.metric}{of}, null: {self.null}, n = {self.n}")
         notes = "".join(f"<br>note: {escape(note)}" for note in self._all_notes())
         return (
             f"<table><caption><b>{escape(self.hypothesis)}</b></caption>{cells}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rewrite.errors import DataError
@@ -18,8 +19,62 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]: ...
 
 
-def token_ids(tokenizer: Tokenizer, text: str, special: bool | None) -> list[int]:
-    """Ids of `text`; `special=None` leaves special tokens to the tokenizer."""
+@dataclass(frozen=True)
+class SpecialTokens:
+    """What a tokenizer puts in front of a text and behind it, such as `[BOS]` or `[CLS] [SEP]`."""
+
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+
+    @staticmethod
+    def of(tokenizer: Tokenizer) -> SpecialTokens:
+        """Found by comparing what becomes of a text with and without them."""
+        for text in ("a", "the", "0", "."):
+            whole, bare = (_ids(tokenizer, text, special) for special in (None, False))
+            added = len(whole) - len(bare)
+            for start in range(added + 1):
+                if bare and whole[start : start + len(bare)] == bare:
+                    return SpecialTokens(tuple(whole[:start]), tuple(whole[start + len(bare):]))
+        return SpecialTokens((), ())
+
+    def begin(self, bare: Sequence[int]) -> bool:
+        """Whether a text begins with them itself."""
+        return bool(self.before) and tuple(bare[:1]) == self.before[:1]
+
+    def end(self, bare: Sequence[int]) -> bool:
+        """Whether a text ends with them itself."""
+        return bool(self.behind) and tuple(bare[-len(self.behind):]) == self.behind
+
+    def notes(self, tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        """Of which texts they are no part twice."""
+        every = [_ids(tokenizer, text, False) for lines in texts.values() for text in lines]
+        found: list[str] = []
+        for has, ids, verb in ((self.begin, self.before, "begin"), (self.end, self.behind, "end")):
+            if count := sum(map(has, every)):
+                names = " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
+                found.append(f"{count} of {len(every)} texts {verb} with {names} themselves, and "
+                             "got no second one")
+        return tuple(found)
+
+
+def token_ids(
+    tokenizer: Tokenizer, text: str, special: bool | None, known: SpecialTokens | None = None
+) -> list[int]:
+    """Ids of `text`; `special=None` leaves special tokens to the tokenizer.
+
+    None are added in front of a text that begins with those that are `known`, nor behind one
+    that ends with them.
+    """
+    if known is None:
+        return _ids(tokenizer, text, special)
+    bare = _ids(tokenizer, text, False)
+    begins, ends = known.begin(bare), known.end(bare)
+    if not (begins or ends):
+        return _ids(tokenizer, text, None)
+    return [*(() if begins else known.before), *bare, *(() if ends else known.behind)]
+
+
+def _ids(tokenizer: Tokenizer, text: str, special: bool | None) -> list[int]:
     options = {} if special is None else {"add_special_tokens": special}
     return [int(token) for token in tokenizer(text, **options)["input_ids"]]
 
@@ -57,6 +112,17 @@ def check_lengths(
         "Activations of one run are used at the same position of the other: choose words with "
         "equally many tokens at the marked place, or leave the example out."
     )
+
+
+def answer_tokens(
+    tokenizer: Tokenizer, name: str, i: int, answer: str | Sequence[str]
+) -> int | list[int]:
+    """The id of an answer, or of each of several."""
+    if isinstance(answer, str):
+        return answer_token(tokenizer, name, i, answer)
+    if not answer:
+        raise DataError(f"example {i}: the answer {name!r} is an empty list; give at least one")
+    return [answer_token(tokenizer, name, i, each) for each in answer]
 
 
 def answer_token(tokenizer: Tokenizer, name: str, i: int, answer: str) -> int:

@@ -14,6 +14,7 @@ from rewrite.errors import UnknownName, near
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
 from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph
+from rewrite.ir.layout import CONTEXT_INPUTS, Layout, layout_of
 from rewrite.parts.motion import PartsMotion
 from rewrite.parts.names import Name, heads_per_key, member_of, name_regions
 from rewrite.parts.regions import Cut, Region, cut
@@ -25,12 +26,6 @@ from rewrite.rules.heads import bias_body, last_row
 from rewrite.rules.heads import body as heads_body
 from rewrite.rules.slicer import Body, Slicer
 from rewrite.rules.spelling import spelled
-
-# Inputs that say where tokens are, not what they are.
-CONTEXT_INPUTS = frozenset({
-    "attention_mask", "position_ids", "token_type_ids", "head_mask", "encoder_attention_mask",
-    "decoder_attention_mask", "cache_position", "pixel_mask", "padding_mask",
-})
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,8 @@ class Components:
         columns: tuple[int, ...] | None,
     ) -> Body | None:
         region, owner, flow = component.region, self.graph.module, self.cut.flow
-        if region is None or any(len(shape(v)) < 3 for _, v in region.slots):
+        if region is None or len(shape(region.output)) < 3 or any(
+                len(shape(v)) < 3 for _, v in region.slots):
             return None
         leaves = self.cut.written - {region.output}
         if region.layer is not None and component.heads:
@@ -201,6 +197,11 @@ class Components:
             self.kept[key] = region is None or is_rowwise(
                 self.cut.flow, region.output, self.cut.written)
         return self.kept[key]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Which axes of the outputs are the batch and the tokens."""
+        return layout_of(self.graph)
 
     @cached_property
     def module(self) -> fx.GraphModule:

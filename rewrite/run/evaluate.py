@@ -89,11 +89,11 @@ def evaluate(
                 scores=None if found.scores is None else found.scores[row],
                 reference_scores=None if found.scores is None else found.scores[0],
                 references=references, reference=pairs.reference,
-                texts=pairs.texts or {},
+                texts=pairs.texts or {}, read=pieces.view.read,
             )
     ordered = [results[i] for i in range(len(order))]
-    if pieces.notes:
-        ordered = [replace(result, notes=tuple(pieces.notes)) for result in ordered]
+    if notes := (*pairs.notes, *pieces.notes):
+        ordered = [replace(result, notes=notes) for result in ordered]
     return ordered[0] if single else ordered
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from rewrite.expand import Expansion
 from rewrite.ir.values import devices
 from rewrite.measure import Batch, Metric, Pairs
-from rewrite.measure.metrics import Custom
+from rewrite.run.view import View, trusts
 
 Progress = Callable[[int, int], None]
 GROUP = 32 * 2**20  # bytes of results that a metric is given at once
@@ -33,8 +33,8 @@ class Measured:
 
 
 def run_over(
-    expansion: Expansion, pairs: Pairs, metric: Metric, columns: tuple[int, ...] | None,
-    batch_size: int, progress: Progress | None = None, group: int = GROUP,
+    expansion: Expansion, pairs: Pairs, metric: Metric, view: View, batch_size: int,
+    progress: Progress | None = None, group: int = GROUP,
 ) -> Measured:
     """Compare each hypothesis of an expansion with its first; `progress(done, all)` in examples."""
     shape, done = (len(expansion.hypotheses), len(pairs)), 0
@@ -44,9 +44,10 @@ def run_over(
         moved = batch.to(device_of(expansion))
         with torch.no_grad():
             for rows, reference, output, given in _groups(
-                    expansion, moved, metric, columns, group):
-                effects[rows, index] = _rows(metric.effect(reference, output, given), batch)
-                score = metric.score(output, given)
+                    expansion, moved, view, group):
+                effects[rows, index] = _rows(
+                    metric.effect(reference(), output(), given()), batch)
+                score = metric.score(output(), given())
                 if score is not None:
                     scores[rows, index] = _rows(score, batch)
         done += len(batch)
@@ -55,31 +56,40 @@ def run_over(
     return Measured(effects, scores if np.isfinite(scores).all() else None)
 
 
-Group = tuple[slice, Any, Any, Batch]  # rows, outputs of the reference and of the rows, examples
+# Rows, and what makes the outputs of the reference and of the rows, and the examples.
+Group = tuple[slice, Callable[[], Any], Callable[[], Any], Callable[[], Batch]]
 
 
-def _groups(
-    expansion: Expansion, batch: Batch, metric: Metric, columns: tuple[int, ...] | None,
-    most: int,
-) -> Iterator[Group]:
+def _groups(expansion: Expansion, batch: Batch, view: View, most: int) -> Iterator[Group]:
     """Results of as many hypotheses at once as the metric can take."""
-    build, total, size = expansion.parts.graph.outputs, len(expansion.hypotheses), len(batch)
+    outputs, total, size = expansion.parts.graph.outputs, len(expansion.hypotheses), len(batch)
     runs = {run: batch.inputs[run] for run in expansion.runs}
-    given = batch if columns is None else metric.narrowed(batch, columns)
+    given, own = view.of_batch(batch), trusts(view.metric)
+
+    def build(values: Sequence[Tensor]) -> Callable[[], Any]:
+        values = view.narrowed(outputs.names, values, batch)
+        # A function may write to what it is given: it gets copies, each time.
+        return lambda: outputs(values if own else tuple(value.clone() for value in values))
+
+    def shown(count: int) -> Callable[[], Batch]:
+        examples = repeated(given, count)
+        return lambda: examples if own else examples.copied()
+
     if expansion.not_stacked:
         values = expansion.module(*expansion.arguments(runs, batch.positions))
-        for row, output in enumerate(map(build, values)):
-            yield slice(row, row + 1), build(values[0]), output, given
+        reference = build(values[0])
+        for row, output in enumerate(values):
+            yield slice(row, row + 1), reference, build(output), shown(1)
         return
     values = expansion.together(*expansion.all_arguments(runs, batch.positions))
     reference = tuple(value[:size] for value in values)
     each = sum(value.numel() * value.element_size() for value in values) // total
-    step = 1 if isinstance(metric, Custom) else max(1, most // max(each, 1))  # it may count rows
+    step = max(1, most // max(each, 1)) if own else 1  # a function may count rows
     for row in range(0, total, step):
         count = min(step, total - row)
         found = tuple(value[row * size : (row + count) * size] for value in values)
         yield (slice(row, row + count), build(_repeated(reference, count)), build(found),
-               repeated(given, count))
+               shown(count))
 
 
 def _repeated(values: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:

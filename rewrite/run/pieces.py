@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -14,6 +15,7 @@ from rewrite.measure import Metric, Pairs
 from rewrite.run.budget import Budget, as_bytes, in_words, predicted
 from rewrite.run.compiled import Compile, check_mode, compiled
 from rewrite.run.execute import GROUP, METRIC, Measured, Progress, run_over
+from rewrite.run.view import View
 
 Say = Callable[[str], None]
 FEW = 8  # so few hypotheses are run without asking first, unless a budget is given
@@ -42,9 +44,11 @@ class Pieces:
         if self.chunk < 1:
             raise DataError(f"chunk must be at least 1, found {self.chunk}")
         self._group: int = GROUP
-        last = self.metric.positions == "last"
-        self._last: bool = last
-        self._columns: tuple[int, ...] | None = self.metric.columns(self.pairs) if last else None
+
+    @cached_property
+    def view(self) -> View:
+        """What of the outputs is computed for the metric."""
+        return View.of(self.base[0].parts, self.pairs, self.metric)
 
     def run(
         self, count: int, make: Callable[[int], Hypothesis], progress: Progress | None = None,
@@ -61,15 +65,15 @@ class Pieces:
         while at < count:
             piece = range(at, min(at + size, count))
             known = {i: known[i] if i in known else make(i) for i in piece}
-            expansion = expand([*self.base, *known.values()], last=self._last,
-                               columns=self._columns)
+            expansion = expand([*self.base, *known.values()], last=self.view.last,
+                               columns=self.view.columns)
             need, most = self._memory(expansion)
             if need > most:
                 size = self._cut(len(piece), need, most)
                 continue
             try:
                 found = run_over(compiled(expansion, self.compile), self.pairs, self.metric,
-                                 self._columns, self.batch_size,
+                                 self.view, self.batch_size,
                                  _within(progress, piece, n, count), self._group)
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or len(piece) == self.batch_size == 1:

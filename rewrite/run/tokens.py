@@ -9,9 +9,11 @@ from rewrite.errors import DataError
 from rewrite.expand import Hypothesis, expand
 from rewrite.measure import Metric, Pairs, loss_diff
 from rewrite.measure.attribution import same_reference
+from rewrite.measure.axes import axes_of
 from rewrite.measure.tokens import Decoder, Passage, TokenEffects, token_texts
 from rewrite.run.evaluate import check_runs, reference
 from rewrite.run.execute import Progress, device_of
+from rewrite.run.view import View
 
 
 def token_effects(
@@ -57,17 +59,19 @@ def _losses(
     progress: Progress | None,
 ) -> tuple[dict[int, list[int]], dict[int, np.ndarray]]:
     """Token ids of each example, and its losses `[hypothesis, token]`."""
-    expansion = expand(hypotheses)
+    expansion, view = expand(hypotheses), View.of(hypotheses[0].parts, pairs, metric)
     ids: dict[int, list[int]] = {}
     losses: dict[int, np.ndarray] = {}
     for batch in pairs.batches(batch_size):
-        moved = batch.to(device_of(expansion))
+        moved = view.of_batch(batch.to(device_of(expansion)))
         with torch.no_grad():
             runs = {run: moved.inputs[run] for run in expansion.runs}
             outputs = expansion.run(moved.positions, **runs)
             found = torch.stack([metric.token_scores(output, moved) for output in outputs], 1)
-        assert batch.tokens is not None  # or there would be no loss
-        for i, tokens, values in zip(batch.index.tolist(), batch.tokens.tolist(),
+        read = axes_of(metric, view.layout.outputs, view.layout).length
+        written = moved.ids(read)
+        assert written is not None  # or there would be no loss
+        for i, tokens, values in zip(batch.index.tolist(), written.tolist(),
                                      found.double().cpu().numpy(), strict=True):
             ids[i], losses[i] = tokens, values
         if progress is not None:

@@ -112,6 +112,13 @@ def test_outputs_may_hold_different_rows_when_only_the_last_is_read():
     assert logit_diff().effect(REFERENCE, HYPOTHESIS[:, -1:], batch()).tolist() == [3, 2]
 
 
+def test_the_last_token_is_the_last_that_is_no_padding():
+    data = batch({"correct": torch.tensor([0, 0]), "wrong": torch.tensor([1, 2])},
+                 attention_mask=MASK)
+    assert logit_diff().score(HYPOTHESIS, data).tolist() == [-1, 2]
+    assert logit_diff(position="last") == logit_diff(position=-1)
+
+
 def test_positions_per_example():
     where = {"end": torch.tensor([1, 0])}
     score = logit_diff(position="end").score(REFERENCE, batch({**LABELS, **where}))
@@ -177,10 +184,12 @@ MASK = torch.tensor([[1, 1], [1, 0]])
         (loss_diff(), batch({}), "label 'correct'.*there are no names"),
         (logit_diff(wrong="correct"), batch(), r"same token in examples \[10, 11\]"),
         (logit_diff(correct="x"), batch({**LABELS, "x": torch.tensor([0, 3])}), r"side of 0\.\.2"),
-        (logit_diff(correct="x"), batch({**LABELS, "x": torch.ones(2)}), "found torch.float32"),
-        (logit_diff(position=2), batch(), "position=2 reads .* has 2 rows"),
+        (logit_diff(correct="x"), batch({**LABELS, "x": torch.ones(2)}), "found float32 in exam"),
+        (logit_diff(position=2), batch(), "position=2 reads a token that example 10 .* 2 of 2"),
         (logit_diff(position="end"), batch(), "label 'end'"),
-        (logit_diff(), batch(attention_mask=MASK), "position=-1 is padding"),
+        (logit_diff(position="end"), batch({**LABELS, "end": torch.tensor([1, 1])},
+                                           attention_mask=MASK), r"is padding in examples \[11\]"),
+        (logit_diff(), batch(attention_mask=0 * MASK), "example 10 does not have: it has 0 of 2"),
         (loss_diff(position="all"), batch(ids=((1,), (2,))), r"input_ids \[2, 1\]"),
         (loss_diff(position="all", mask="correct"), batch(), r"shape \[2, 2\], found \[2\]"),
         (loss_diff(position="all"), batch(attention_mask=MASK), r"no token .* examples \[11\]"),
@@ -196,7 +205,7 @@ def test_what_cannot_be_measured_is_refused(measure, data, message):
     [
         (logit_diff(), SimpleNamespace(last_hidden_state=REFERENCE), "no logits in .*SimpleName"),
         (logit_diff(), REFERENCE[:1], r"of 2 examples are needed, found shape \[1, 2, 3\]"),
-        (logit_diff(position=0), REFERENCE[:, -1:], "has 1 for 2 tokens"),
+        (logit_diff(position=0), REFERENCE[:, -1:], "needs every row, but .* has one"),
         (kl_divergence(position="all"), REFERENCE[:, -1:], r"same rows, found \[2, 1, 3\]"),
         (loss_diff(), REFERENCE * float("nan"), r"not finite in examples \[10, 11\]: \[nan, nan\]"),
     ],

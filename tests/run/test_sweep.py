@@ -25,6 +25,7 @@ from rewrite.run.budget import as_bytes, free
 from rewrite.run.evaluate import latest
 from rewrite.run.execute import run_over
 from rewrite.run.places import edges_asked
+from rewrite.run.view import View
 from tests.symbolic.counting import peak
 from tests.zoo import VOCAB, tiny, tokens, traced
 
@@ -158,11 +159,12 @@ def test_kernels_do_not_grow_with_the_rows_of_a_piece() -> None:
     unions = [f"{a} | {b}" for a, b in combinations(edges, 2)]
     for asked in (edges, [*edges, *unions]):
         made = [Hypothesis(parts, {"corrupt": text}, "clean") for text in ("~(...)", *asked)]
-        expansion = rw.expand(made, last=True)
+        view = View.of(parts, PAIRS, rw.logit_diff())
+        expansion = rw.expand(made, last=view.last, columns=view.columns)
         _ = expansion.together
         counted = Kernels()
         with counted:
-            run_over(expansion, PAIRS, rw.logit_diff(), None, 32)
+            run_over(expansion, PAIRS, rw.logit_diff(), view, 32)
         counts.append(counted.count)
     assert len(unions) == 28 and counts[1] <= counts[0]
 
