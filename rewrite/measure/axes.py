@@ -86,7 +86,7 @@ def _chosen(metric: Metric, sizes: Sizes) -> str:
         return ends[0]
     listed = ", ".join(shown(name, own) for name, own in sizes.items())
     which = "several" if ends else "no output is called so"
-    first = next((n for n in ends or sizes if BATCH in sizes[n]), next(iter(sizes)))
+    first = next((n for n in ends or sizes if sizes[n].count(BATCH) == 1), next(iter(sizes)))
     raise DataError(f"{metric} reads logits, and {which}: the model returns {listed}. Say which, "
                     f"as in {call_with(metric, output=first)}, or measure with rw.custom(function, "
                     "name)")
@@ -162,8 +162,9 @@ def _difference(name: str, own: Sequence[Size]) -> str:
     keys = re.sub(r"^output", "", name).split(".")
     at = "".join(f"[{key}]" if key.isdigit() else f"[{key!r}]" for key in keys if key)
     mean = ".flatten(1).mean(1)" if len(own) > 1 else ""
+    last = ", position=-1" if isinstance(own[1:2][0] if own[1:] else 0, str) else ""
     return (f"rw.custom(lambda reference, hypothesis, batch: (hypothesis{at} - reference{at}).abs()"
-            f"{mean}, 'difference')")
+            f"{mean}, 'difference'{last})")
 
 
 def remedy(metric: Metric, sizes: Sizes, name: str) -> str:
