@@ -105,10 +105,17 @@ class Flow:
             operands = (args(node)[data], args(node)[weight])
             if self.flows(operands[0]) and self.from_weights(operands[1]):
                 return True
+        if self.weight_first(node):
+            return True
         if node.target in PAIRED:
             return any(self.chosen(args(node)[i]) for i in PAIRED[node.target])
         mixes = "conv" in str(node.target) or "grouped_mm" in str(node.target)
         return mixes and any(self.from_weights(o) for o in node.all_input_nodes)
+
+    def weight_first(self, node: fx.Node) -> bool:
+        """Whether `node` is `W @ x`, a matrix product with its weight on the left."""
+        return node.target in (aten.matmul.default, aten.mm.default) and (
+            self.from_weights(args(node)[0]) and self.flows(args(node)[1]))
 
     def chosen(self, node: fx.Node) -> bool:
         """Whether a flowing node is a weight that the input only chooses: one of the experts'."""

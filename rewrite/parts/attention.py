@@ -84,7 +84,9 @@ def _axes(node: fx.Node, before: int) -> tuple[HeadAxis, ...]:
             if factor.is_Integer and factor > 1:
                 folded.append(HeadAxis(i, _each(int(factor)), True))
     # Heads come right before the rows more often than windows do.
-    return (*sorted(plain, key=lambda a: (a.heads == 1, -a.axis)), *folded)
+    plain.sort(key=lambda a: (a.heads == 1, -(a.axis or 0)))
+    whole = [] if folded or before > 1 else [HeadAxis(None, ((0,),))]  # it may be one head's
+    return (*plain, *folded, *whole)
 
 
 def _each(size: int) -> tuple[tuple[int, ...], ...]:

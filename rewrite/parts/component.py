@@ -346,7 +346,7 @@ def _parts(
             ports.append(Port(symbol, values[node], hops=port in ("k", "v")))
         nodes.append(Part(f"{short}.h{head}", tuple(ports)))
     terms = [node.name for node in nodes]
-    if region.layer.bias is not None:
+    if region.layer.has_offset(flow):
         nodes.append(Constant(f"{short}.bias"))
         terms.append(f"{short}.bias")
     return [*nodes, Join(f"{short}.out", tuple(terms))]

@@ -166,7 +166,7 @@ def heads_per_key(flow: Flow, layer: Attention) -> int:
     if operand is None:
         return 1
     core, axis = layer.cores[0]
-    if len(shape(operand)) == len(shape(core.result)):
+    if axis.axis is not None and len(shape(operand)) == len(shape(core.result)):
         heads = shape(operand)[axis.axis]
         if isinstance(heads, int) and heads < layer.heads:
             return layer.heads // heads

@@ -49,7 +49,7 @@ class Cut:
     @cached_property
     def joined(self) -> frozenset[fx.Node]:
         """Values in which the heads of a layer stand side by side."""
-        return frozenset(r.output for r in self.regions if r.layer and r.layer.side_by_side)
+        return frozenset(r.output for r in self.regions if r.layer and r.layer.joined is not None)
 
     @property
     def written(self) -> frozenset[fx.Node]:
@@ -64,11 +64,13 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     default a graph without residual sums is cut at modules.
     """
     sums = residual_sums(flow)
+    layers, notes = _layers(flow, sums)
+    inside = {node for layer in layers for node in layer.section}
+    sums = [node for node in sums if node not in inside]  # branches of one projection add up there
     apart = _apart(flow, granularity or ("stream" if sums else "module"))
     terms = [operand for node in sums for operand in terms_of(node)]
     outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
     constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
-    layers, notes = _layers(flow)
     apart -= {node for layer in layers for node in _within(flow, layer)}
     ends = {layer.output: layer for layer in layers}
     mixtures = find_mixtures(flow)
@@ -107,7 +109,7 @@ def _within(flow: Flow, layer: Attention) -> set[fx.Node]:
     """What belongs to the heads of a layer: from the projections to q, k and v to its output."""
     found: set[fx.Node] = set()
     stack = [layer.output]
-    own = {layer.projection, *layer.tail, *layer.results}
+    own = {layer.output, *layer.section, *layer.results}
     while stack:
         node = stack.pop()
         if node in found:
@@ -118,9 +120,9 @@ def _within(flow: Flow, layer: Attention) -> set[fx.Node]:
     return found - {layer.output}
 
 
-def _layers(flow: Flow) -> tuple[list[Attention], list[str]]:
+def _layers(flow: Flow, sums: Collection[fx.Node]) -> tuple[list[Attention], list[str]]:
     cores = find_cores(flow)
-    layers, notes = find_layers(flow, cores)
+    layers, notes = find_layers(flow, cores, sums)
     for node in unread(flow, cores):
         notes.append(f"heads not split: {node.name} attends, but its queries and keys cannot be "
                      "told apart")

@@ -1,75 +1,141 @@
-"""Attention layers around cores: the projection that joins their heads, and which axis holds them.
+"""Attention layers around cores: where their heads meet, and which axis holds them.
 
-Nothing is assumed of the layout: an axis holds the heads if equal shares of the features of
-the projection's input each come from one index of it (or from two, where a head is the
-difference of two patterns).
+Nothing is assumed of the layout: an axis holds the heads if shares of the features that a
+product sums over each come from one index of it (or from two, where a head is the difference
+of two patterns).  Each head may also have a core of its own, as where heads are a list of
+modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, fx
 
-from rewrite.ir.flow import CONTRACTIONS, PAIRED, Flow, args, shape
-from rewrite.rules.heads import VIEWS, Attention, Core, HeadAxis, data_of
+from rewrite.ir.flow import PAIRED, Flow, args, shape
+from rewrite.rules.heads import Attention, Core, Entry, HeadAxis
 from rewrite.rules.picks import Pick
+from rewrite.rules.products import contraction
+from rewrite.rules.section import section_of
 from rewrite.rules.slicer import Slicer
 
 aten = torch.ops.aten
-SCALINGS = {aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.mul.Scalar, aten.div.Scalar,
-            aten.to.dtype, aten.to.dtype_layout, aten.to.device}
+Features = tuple[tuple[int, ...], ...]
+Found = tuple[tuple[tuple[Core, HeadAxis], ...], Features]
 
 
-def find_layers(flow: Flow, cores: Sequence[Core]) -> tuple[list[Attention], list[str]]:
+def find_layers(
+    flow: Flow, cores: Sequence[Core], sums: Collection[fx.Node]
+) -> tuple[list[Attention], list[str]]:
     """The layers around attention cores, and why some have no heads to split."""
     layers, notes = [], []
-    joined: dict[fx.Node, list[Core]] = {}
+    groups: dict[frozenset[fx.Node], list[Core]] = {}
     for core in cores:
-        reached = _first_products(flow, core.result)
-        if len(reached) == 1 and reached[0].target in CONTRACTIONS:
-            joined.setdefault(reached[0], []).append(core)
-            continue
-        if (layer := _side_by_side(flow, [core])) is not None:
-            layers.append(layer)
-            continue
-        found = ", ".join(node.name for node in reached) or "none"
-        notes.append(f"heads not split: {core.result.name} should lead to one output "
-                     f"projection, it leads to {found}")
-    for projection, members in joined.items():
-        data = data_of(projection)
-        axes = next(filter(None, (_head_axes(flow, members, data, -1, n) for n in (1, 2))), None)
-        if axes is not None:
-            layers.append(Attention(axes, projection, _linear_tail(flow, projection)))
-        elif (layer := _side_by_side(flow, members)) is not None:
+        groups.setdefault(frozenset(_meetings(flow, core, sums)), []).append(core)
+    for met, members in groups.items():
+        entries = sorted(met, key=flow.order.__getitem__)
+        layer = _meeting(flow, members, entries, sums) or _side_by_side(flow, members, sums)
+        if layer is not None:
             layers.append(layer)
         else:
-            names = ", ".join(core.result.name for core in members)
-            stops = _stops(flow, members, projection)
-            notes.append(f"heads not split: no features of {projection.name} belong to one head "
-                         f"of {names}{f'; a slice stops at {stops}' if stops else ''}")
-    return layers, notes
+            notes.append(_unsplit(flow, members, entries))
+    return _together(flow, layers, sums), notes
 
 
-def _side_by_side(flow: Flow, cores: Sequence[Core]) -> Attention | None:
+def _meeting(
+    flow: Flow, cores: Sequence[Core], entries: Sequence[fx.Node], sums: Collection[fx.Node]
+) -> Attention | None:
+    """A layer whose heads meet in some products, each by features of its own."""
+    found: list[Found] = []
+    for node in entries:
+        product = contraction(flow, node)
+        known = None if product is None else _shares(
+            flow, cores, args(node)[product.data], product.axis)
+        if known is None or (found and known[0] != found[0][0]):
+            return None
+        found.append(known)
+    section = section_of(flow, entries, sums) if found else ()
+    if not section:
+        return None
+    made = tuple(Entry(node, features) for node, (_, features) in zip(entries, found, strict=True))
+    return Attention(found[0][0], made, section)
+
+
+def _side_by_side(
+    flow: Flow, cores: Sequence[Core], sums: Collection[fx.Node]
+) -> Attention | None:
     """A layer whose heads stand side by side in the last value that all their ways pass."""
-    values = _narrows(flow, [core.result for core in cores])
-    for each in (1, 2):
-        for node in reversed(values):
-            for axis in range(len(shape(node)) - 1, 0, -1):
-                if (axes := _head_axes(flow, cores, node, axis, each)) is not None:
-                    return Attention(axes, node, side_by_side=axis)
+    values = _narrows(flow, [core.result for core in cores], sums)
+    for node in reversed(values):
+        for axis in range(len(shape(node)) - 1, 0, -1):
+            if (found := _shares(flow, cores, node, axis)) is not None:
+                return Attention(found[0], joined=node, side_by_side=axis, features=found[1])
     return None
 
 
-def _narrows(flow: Flow, start: Sequence[fx.Node]) -> list[fx.Node]:
+def _together(
+    flow: Flow, layers: Sequence[Attention], sums: Collection[fx.Node]
+) -> list[Attention]:
+    """Layers of one head each whose sections add up to one value, as one layer."""
+    alone = [layer for layer in layers if layer.heads == 1 and layer.section]
+    groups: list[list[Attention]] = []
+    for layer in alone:
+        near = [group for group in groups if _joined(flow, [*group, layer], sums)]
+        if near:
+            near[0].append(layer)
+        else:
+            groups.append([layer])
+    merged: dict[int, Attention] = {}
+    gone: set[int] = set()
+    for group in groups:
+        if len(group) > 1 and (whole := _joined(flow, group, sums)) is not None:
+            merged[id(group[0])] = whole
+            gone |= {id(layer) for layer in group[1:]}
+    return [merged.get(id(layer), layer) for layer in layers if id(layer) not in gone]
+
+
+def _joined(
+    flow: Flow, layers: Sequence[Attention], sums: Collection[fx.Node]
+) -> Attention | None:
+    """Layers of one head each as one layer, if their sections add up."""
+    entries = [entry.node for layer in layers for entry in layer.entries]
+    section = section_of(flow, entries, sums)
+    if not section:
+        return None
+    heads = len(layers)
+
+    def one_of(own: int, what: tuple[int, ...]) -> Features:
+        return tuple(what if head == own else () for head in range(heads))
+
+    cores = tuple((core, HeadAxis(axis.axis, one_of(i, axis.groups[0]), axis.folded))
+                  for i, layer in enumerate(layers) for core, axis in layer.cores)
+    made = tuple(Entry(entry.node, one_of(i, entry.features[0]))
+                 for i, layer in enumerate(layers) for entry in layer.entries)
+    return Attention(cores, made, section)
+
+
+def _unsplit(flow: Flow, cores: Sequence[Core], entries: Sequence[fx.Node]) -> str:
+    names = ", ".join(core.result.name for core in cores)
+    if len(entries) != 1 or contraction(flow, entries[0]) is None:
+        found = ", ".join(node.name for node in entries) or "none"
+        return (f"heads not split: {names} should lead to one output projection, "
+                f"it leads to {found}")
+    stops = _stops(flow, cores, entries[0])
+    return (f"heads not split: no features of {entries[0].name} belong to one head "
+            f"of {names}{f'; a slice stops at {stops}' if stops else ''}")
+
+
+def _narrows(
+    flow: Flow, start: Sequence[fx.Node], sums: Collection[fx.Node]
+) -> list[fx.Node]:
     """Values that every way from `start` passes, up to the first product with a weight."""
     behind, furthest, found = set(start), 0, []
     for node in list(flow.graph.nodes)[min(map(flow.order.__getitem__, start)):]:
         if node not in behind and behind.isdisjoint(node.all_input_nodes):
             continue
-        if _multiplies(flow, node) or not _is_tensor(node) or not node.users:
+        if node in sums or _multiplies(flow, node) or not _is_tensor(node) or not node.users:
             break
         behind.add(node)
         last = flow.order[node]
@@ -79,95 +145,126 @@ def _narrows(flow: Flow, start: Sequence[fx.Node]) -> list[fx.Node]:
     return found
 
 
-def _head_axes(
-    flow: Flow, cores: Sequence[Core], joined: fx.Node, along: int, each: int
-) -> tuple[tuple[Core, HeadAxis], ...] | None:
-    """For each core the axis from whose heads equal shares of an axis of `joined` come.
-
-    `each` is how many indices of the core's axis make up a head.
-    """
+def _shares(flow: Flow, cores: Sequence[Core], joined: fx.Node, along: int) -> Found | None:
+    """For each core the axis that holds its heads, and the features of each head on `joined`."""
     along %= len(shape(joined))
-    found = [(core, axis) for core in cores
-             if (axis := _head_axis(flow, core, joined, along, each))]
-    heads = {axis.heads for _, axis in found}
-    return tuple(found) if len(found) == len(cores) and len(heads) == 1 else None
+    width = shape(joined)[along]
+    if not isinstance(width, int):
+        return None
+    counts = {axis.heads // each for core in cores for axis in core.axes for each in (1, 2)
+              if axis.heads % each == 0}
+    counts |= {axis.heads * len(cores) for axis in cores[0].axes}
+    for heads in sorted(counts, reverse=True):
+        if not heads or width % heads:
+            continue
+        for features in _layouts(width, heads):
+            found = [axis for core in cores
+                     if (axis := _head_axis(flow, core, joined, along, features))]
+            if len(found) == len(cores) and _all_told_apart(found, heads) and (
+                    _all_attend(flow, cores, joined, along, features)):
+                return tuple(zip(cores, found, strict=True)), features
+    return None
+
+
+def _layouts(width: int, heads: int) -> Iterator[Features]:
+    """Equal shares of an axis: side by side, or every so many."""
+    size = width // heads
+    yield tuple(tuple(range(h * size, (h + 1) * size)) for h in range(heads))
+    if 1 < heads < width:
+        yield tuple(tuple(range(h, width, heads)) for h in range(heads))
+
+
+def _all_told_apart(axes: Sequence[HeadAxis], heads: int) -> bool:
+    """Whether each head has something of its own of some core."""
+    return all(any(axis.groups[head] for axis in axes) for head in range(heads))
+
+
+def _all_attend(
+    flow: Flow, cores: Sequence[Core], joined: fx.Node, along: int, features: Features
+) -> bool:
+    """Whether no share begins or ends with features of something else beside the heads."""
+    edges = {own[end] for own in (features[0], features[-1]) for end in (0, -1)}
+    return all(any(_asked(flow, core, joined, along, (i,)) for core in cores) for i in edges)
 
 
 def _head_axis(
-    flow: Flow, core: Core, joined: fx.Node, along: int, each: int
+    flow: Flow, core: Core, joined: fx.Node, along: int, features: Features
 ) -> HeadAxis | None:
-    width = shape(joined)[along]
+    """The axis of a core's result of which each head's features have indices of their own."""
+    heads = len(features)
     for axis in core.axes:
-        heads = axis.heads // each
-        if not isinstance(width, int) or axis.heads % each or not heads or width % heads:
-            continue
-        tried = (0, heads - 1) if each == 1 else range(heads)
-        groups = {h: axis.covered(_asked(flow, core, joined, along, h, heads)) for h in tried}
-        if each == 1 and all(group == (h,) for h, group in groups.items()):
+        if axis.heads == heads and all(
+                axis.covered(_asked(flow, core, joined, along, features[h])) == (h,)
+                for h in {0, heads - 1}):
             return axis
-        apart = {i for group in groups.values() for i in group or ()}
-        if each > 1 < heads and len(apart) == axis.heads and all(
-                len(group or ()) == each for group in groups.values()):
-            return HeadAxis(axis.axis, tuple(g for g in groups.values() if g), axis.folded)
+    asked = [_asked(flow, core, joined, along, own) for own in features]
+    for axis in core.axes:
+        groups = [axis.covered(picks) for picks in asked]
+        known = tuple(group for group in groups if group is not None)
+        if len(known) == heads and not any(
+                set(a) & set(b) for a, b in combinations(known, 2)) and (
+                sum(map(len, known)) == axis.heads and max(map(len, known)) <= min(heads, 2)):
+            return HeadAxis(axis.axis, known, axis.folded)
     return None
 
 
 def _asked(
-    flow: Flow, core: Core, joined: fx.Node, along: int, head: int, heads: int
+    flow: Flow, core: Core, joined: fx.Node, along: int, features: tuple[int, ...]
 ) -> list[Pick]:
-    """What one head's share of an axis of `joined` reads from a core."""
-    size = shape(joined)[along] // heads
+    """What some features of `joined` read from a core."""
     slicer = Slicer(None, flow, (core.result,))
-    slicer.emit(joined, {along: tuple(range(head * size, (head + 1) * size))})
+    slicer.emit(joined, {along: features})
     return slicer.read.get(core.result, [])
 
 
 def _stops(flow: Flow, cores: Sequence[Core], projection: fx.Node) -> str:
     """The operators between cores and projection that no slice of features passes."""
-    data = data_of(projection)
+    product = contraction(flow, projection)
+    assert product is not None
+    data = args(projection)[product.data]
     slicer = Slicer(None, flow, [core.result for core in cores])
-    if isinstance(shape(data)[-1], int):
-        slicer.emit(data, {len(shape(data)) - 1: (0,)})
+    if isinstance(shape(data)[product.axis], int):
+        slicer.emit(data, {product.axis: (0,)})
     whole = [f"{node.name} ({node.target})" for node, picks in slicer.passed.items()
              if {} in picks and shape(node)[-1:] == (1,)]  # it sums over all features
     return ", ".join(dict.fromkeys(slicer.stuck + whole[:1]))
 
 
-def _first_products(flow: Flow, node: fx.Node) -> list[fx.Node]:
-    """The products with a weight that `node` reaches first."""
-    found, seen, stack = [], set(), list(node.users)
+def _meetings(flow: Flow, core: Core, sums: Collection[fx.Node]) -> list[fx.Node]:
+    """The products that a core reaches first, behind those of each head for itself."""
+    found, seen, stack = [], set(), list(core.result.users)
     while stack:
         user = stack.pop()
-        if user in seen or not flow.flows(user):
+        if user in seen or user in sums or not flow.flows(user):
             continue
         seen.add(user)
-        if _multiplies(flow, user):
+        if _sums_heads(flow, core, user) or (
+                _multiplies(flow, user) and not _stands_apart(flow, core, user)):
             found.append(user)
         else:
             stack.extend(user.users)
     return found
 
 
+def _stands_apart(flow: Flow, core: Core, node: fx.Node) -> bool:
+    """Whether a product with a weight keeps heads on an axis, each multiplied for itself."""
+    return len(shape(node)) > 3 and any(
+        (found := _shares(flow, [core], node, axis)) is not None and len(found[1]) > 1
+        for axis in range(1, len(shape(node)) - 1))
+
+
+def _sums_heads(flow: Flow, core: Core, node: fx.Node) -> bool:
+    """Whether what a node sums over are features of one head after the other."""
+    product = contraction(flow, node)
+    return product is not None and (
+        found := _shares(flow, [core], args(node)[product.data], product.axis)) is not None and (
+        len(found[1]) > 1)
+
+
 def _multiplies(flow: Flow, node: fx.Node) -> bool:
     """Whether a node multiplies with a weight, be it one for each group of heads."""
     return flow.contracts(node) or (node.target in PAIRED and any(
         flow.from_weights(args(node)[i]) for i in PAIRED[node.target]))
-
-
-def _linear_tail(flow: Flow, projection: fx.Node) -> tuple[fx.Node, ...]:
-    """Views and scalings behind the projection: they act on each head's term alone."""
-    tail, node = [], projection
-    while len(node.users) == 1:
-        user = next(iter(node.users))
-        others = [o for o in user.all_input_nodes if o is not node and _is_tensor(o)]
-        keeps_features = _is_tensor(user) and shape(user)[-1:] == shape(projection)[-1:]
-        scales = user.target in SCALINGS and all(
-            flow.from_weights(other) and len(shape(other)) <= 1 for other in others)
-        if not keeps_features or not (scales or (user.target in VIEWS and not others)):
-            break
-        tail.append(user)
-        node = user
-    return tuple(tail)
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -1,10 +1,11 @@
 """split_heads: W_O concat(z_1..z_H) + b = sum_h W_O[:, h] z_h + b, and split_ports.
 
-An attention layer is one value with three readings.  `Attention` knows where its output
-projection is; `body` copies the layer for any subset of its heads, with the norm and the
-projections in front of q, k and v duplicated as far as the readings are to differ.
+An attention layer is one value with three readings.  `Attention` knows the products in which
+its heads meet and the section from there to what it writes; `body` copies the layer for any
+subset of its heads, with the norm and the projections in front of q, k and v duplicated as far
+as the readings are to differ.
 
-Where heads do not enter one projection each by features of its own (a norm over all heads
+Where heads do not enter such products each by features of its own (a norm over all heads
 stands in between, or experts that project), what they write is concat(z_1..z_H) itself, the
 sum of the z_h at their places and zeros elsewhere; what follows is a part of its own.
 """
@@ -12,23 +13,20 @@ sum of the z_h at their places and zeros elsewhere; what follows is a part of it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
+from rewrite.ir.flow import Flow, args, shape
 from rewrite.ir.ops import as_ranges, spread
+from rewrite.rules.offset import offset, varies
 from rewrite.rules.picks import Every, Pick
-from rewrite.rules.slicer import Body, Slicer
+from rewrite.rules.products import contraction
+from rewrite.rules.slicer import Body, Share, Slicer
 
 aten = torch.ops.aten
-
-VIEWS = {
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.contiguous.default,
-    aten.clone.default,
-}
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,11 @@ class HeadAxis:
     """An axis of the result that may hold the heads; `folded` if the batch is in it too.
 
     `groups` are the indices of the axis that make up each head: mostly one, two where a head
-    is the difference of two patterns.
+    is the difference of two patterns, none for a head that another core computes.  Without an
+    `axis` the whole result belongs to one head.
     """
 
-    axis: int
+    axis: int | None
     groups: tuple[tuple[int, ...], ...]
     folded: bool = False
 
@@ -55,7 +54,7 @@ class HeadAxis:
         """
         size, found = sum(map(len, self.groups)), set[int]()
         for pick in picks:
-            indices = pick.get(self.axis, tuple(range(size)))
+            indices = pick.get(self.axis, tuple(range(size)))  # type: ignore[arg-type]
             if set(pick) - {self.axis} or isinstance(indices, Every) > self.folded:
                 return None
             if isinstance(indices, Every) and indices.period != size:
@@ -83,19 +82,30 @@ class Core:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """An attention layer: cores, output projection, and the linear steps after it.
+class Entry:
+    """A product in which heads meet, and which of the features that it sums over are whose."""
 
-    `cores` are the attentions whose heads the projection joins, each with the axis of its
-    result that holds them (mostly one; two where a head takes the difference of two patterns).
-    `tail` leads from the projection (excluded) to the value that the layer writes.  If the
-    heads are `side_by_side`, `projection` is the value in which they stand on that axis.
+    node: fx.Node
+    features: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention layer: cores, the products in which heads meet, the section after them.
+
+    `cores` are the attentions whose heads the layer joins, each with the axis of its result
+    that holds them (mostly one; two where a head takes the difference of two patterns).
+    `section` leads from the entries (included) to the value that the layer writes.  If the
+    heads are `side_by_side`, there is neither: they stand on that axis of `joined`, with
+    `features` whose are whose.
     """
 
     cores: tuple[tuple[Core, HeadAxis], ...]
-    projection: fx.Node
-    tail: tuple[fx.Node, ...] = field(default=())
+    entries: tuple[Entry, ...] = ()
+    section: tuple[fx.Node, ...] = ()
+    joined: fx.Node | None = None
     side_by_side: int | None = None
+    features: tuple[tuple[int, ...], ...] = ()
 
     @property
     def heads(self) -> int:
@@ -115,33 +125,14 @@ class Attention:
     @property
     def output(self) -> fx.Node:
         """The value that the heads add up to."""
-        return self.tail[-1] if self.tail else self.projection
+        return self.joined or self.section[-1]
 
-    @property
-    def joined(self) -> fx.Node:
-        """The value that holds the features of all heads."""
-        return self.projection if self.side_by_side is not None else data_of(self.projection)
-
-    @property
-    def along(self) -> int:
-        """The axis of `joined` on which they stand."""
-        last = len(shape(self.joined)) - 1
-        return last if self.side_by_side is None else self.side_by_side
-
-    @property
-    def bias(self) -> fx.Node | None:
-        """The projection's bias."""
-        if self.side_by_side is not None:
-            return None
-        position = CONTRACTIONS[self.projection.target][2]
-        if position is None or len(args(self.projection)) <= position:
-            return None
-        return args(self.projection)[position]
-
-    def features(self, heads: Iterable[int]) -> tuple[int, ...]:
-        """Places on the axis `along` of `joined` that belong to `heads`."""
-        width = shape(self.joined)[self.along] // self.heads
-        return tuple(i for head in heads for i in range(head * width, (head + 1) * width))
+    def has_offset(self, flow: Flow) -> bool:
+        """Whether the layer adds something beside its heads (a bias)."""
+        axes: dict[fx.Node, Any] = {}
+        for node in self.section:
+            axes[node] = varies(flow, node, axes)
+        return bool(self.section) and axes[self.output] is not None
 
 
 def body(
@@ -201,50 +192,53 @@ def slicer_of(
     """What copies the layer for `heads`; with `rows`, q and what is beside it hold those only."""
     slicer = Slicer(owner, flow, set(leaves) - {layer.output}, layer.ports, alike, rows)
     slicer.open_slots(slots)
-    if heads is not None:
-        slicer.special[layer.projection] = lambda pick: _partial(slicer, layer, heads, pick)
+    if heads is not None and layer.joined is not None:
+        slicer.special[layer.joined] = lambda pick: _placed(slicer, layer, heads, pick)
+    elif heads is not None:
+        _restrict(slicer, layer, heads)
     return slicer
 
 
 def bias_body(owner: torch.nn.Module, flow: Flow, layer: Attention) -> Body | None:
-    """What the layer adds beside its heads: the projection's bias, behind the linear tail."""
-    if layer.bias is None:
-        return None
-    slicer = Slicer(owner, flow, ())
-    value, before = slicer.emit(layer.bias), layer.projection
-    for node in layer.tail:
-        if node.target not in VIEWS:
-            target: Any = node.target
-            value = slicer.graph.call_function(
-                target,
-                tuple(value if arg is before else fx.map_arg(arg, slicer.emit)
-                      for arg in args(node)),
-                fx.map_arg(dict(node.kwargs), slicer.emit),
-            )
-        before = node
-    return slicer.finish(value)
+    """What the layer adds beside its heads: the projection's bias, behind the section."""
+    return offset(owner, flow, layer.section) if layer.section else None
 
 
-def _partial(
+def _restrict(slicer: Slicer, layer: Attention, heads: tuple[int, ...]) -> None:
+    """Let the section run on the features of some heads, without what it adds by itself."""
+    zero: set[fx.Node] = set()
+    known = set(layer.section)
+    own = {entry.node: entry for entry in layer.entries}
+    for node in layer.section:
+        found = contraction(slicer.flow, node)
+        if node in own:
+            features = tuple(i for head in heads for i in own[node].features[head])
+            zero |= set() if features else {node}
+            assert found is not None
+            picks = {found.data: {found.axis: features}}
+            if found.weight is not None:
+                picks[found.weight[0]] = {found.weight[1]: features}
+            slicer.shares[node] = Share(picks, found.bias)
+            continue
+        carried = [operand for operand in node.all_input_nodes if operand in known]
+        if zero.issuperset(carried):
+            zero.add(node)
+        elif found is not None:
+            slicer.shares[node] = Share({}, found.bias)
+        elif node.target in (aten.add.Tensor, aten.sub.Tensor):
+            kept = [operand for operand in carried if operand not in zero]
+            if len(kept) == 1 and len(set(args(node)[:2])) == 2:
+                slicer.instead[node] = kept[0]
+
+
+def _placed(
     slicer: Slicer, layer: Attention, heads: tuple[int, ...], pick: Pick
 ) -> fx.Node:
-    """W_O[:, heads] concat(z_h for h in heads), without the bias."""
-    node = layer.projection
-    features = layer.features(heads)
-    if layer.side_by_side is not None:
-        del slicer.special[node]  # it is itself what is sliced
-    picked = slicer.emit(layer.joined, {**pick, layer.along: features})
-    if layer.side_by_side is not None:
-        return slicer.graph.call_function(
-            spread, (picked, layer.along, as_ranges(features), shape(node)[layer.along]))
-    _, weight, _ = CONTRACTIONS[node.target]
-    axis = 1 if node.target is aten.linear.default else len(shape(args(node)[weight])) - 2
-    weights = slicer.emit(args(node)[weight], {axis: features})
-    slicer.count(args(node)[weight], {axis: features})
-    target: Any = aten.mm.default if node.target is aten.addmm.default else node.target
-    return slicer.graph.call_function(target, (picked, weights))
-
-
-def data_of(projection: fx.Node) -> fx.Node:
-    """What a product with a weight multiplies with it."""
-    return args(projection)[CONTRACTIONS[projection.target][0]]
+    """Heads at their places in the value in which they stand side by side, zeros elsewhere."""
+    node, along = layer.joined, layer.side_by_side
+    assert node is not None and along is not None
+    del slicer.special[node]  # it is itself what is sliced
+    features = tuple(sorted(i for head in heads for i in layer.features[head]))
+    picked = slicer.emit(node, {**pick, along: features})
+    return slicer.graph.call_function(
+        spread, (picked, along, as_ranges(features), shape(node)[along]))

@@ -36,6 +36,17 @@ Slot = tuple[str, fx.Node]  # (name of the reading, value that is read)
 
 
 @dataclass(frozen=True)
+class Share:
+    """A product on some of the features that it sums over, and without its bias.
+
+    `picks` are those features, by operand position; `bias` is the position of what is left out.
+    """
+
+    picks: Mapping[int, Pick]
+    bias: int | None = None
+
+
+@dataclass(frozen=True)
 class Body:
     """A piece of the model as a graph of its own.
 
@@ -87,6 +98,8 @@ class Slicer:
         self.reads_whole = False
         self.multiplied = 0
         self.special: dict[fx.Node, Callable[[Pick], fx.Node]] = {}
+        self.shares: dict[fx.Node, Share] = {}
+        self.instead: dict[fx.Node, fx.Node] = {}  # of a sum, the one term that is not zero
         self._cones: dict[str, set[fx.Node]] = {}
 
     def emit(self, node: fx.Node, pick: Pick | None = None, port: str = "") -> fx.Node:
@@ -139,6 +152,8 @@ class Slicer:
                     for axis, indices in pick.items()})
         if node in self.special and len(shape(node)) - 1 not in pick:
             return self.special[node](pick)
+        if node in self.instead:
+            return self.emit(self.instead[node], pick, port)
         if (sliced := as_slice(node)) is not None:
             return self._slice(node, sliced, pick, port)
         if node.target is aten.cat.default and (made := self._pieces(node, pick, port)):
@@ -196,9 +211,16 @@ class Slicer:
             return self._pick(self.emit(node, {}, port), pick)
         self.passed.setdefault(node, []).append(pick)
         operands = pushed.operands if pushed else {}
+        share = self.shares.get(node)
+        if share is not None:
+            operands = {**operands, **{position: {**operands.get(position, {}), **features}
+                                       for position, features in share.picks.items()}}
         self._count(node, operands)
         positional: list[Any] = []
         for position, arg in enumerate(args(node)):
+            if share is not None and position == share.bias:
+                positional.append(None)
+                continue
             if pushed and position in pushed.args:
                 arg = pushed.args[position]
             inner = self.ports.get((node, position), port)
@@ -211,6 +233,8 @@ class Slicer:
         # A slice may not be contiguous, which `view` requires and `reshape` does not.
         views = {aten.view.default, aten._unsafe_view.default}
         target = aten.reshape.default if node.target in views else node.target
+        if target is aten.addmm.default and positional[0] is None:
+            target, positional = aten.mm.default, positional[1:3]
         made = self.graph.create_node(node.op, target, tuple(positional), kwargs, name=node.name)
         self._note(made, node)
         return self._pick(made, pushed.after if pushed else {})
@@ -223,7 +247,7 @@ class Slicer:
 
     def _count(self, node: fx.Node, operands: Mapping[int | str, Any]) -> None:
         if node.target in CONTRACTIONS and self.flow.contracts(node):
-            position = CONTRACTIONS[node.target][1]
+            position = 0 if self.flow.weight_first(node) else CONTRACTIONS[node.target][1]
             self.count(args(node)[position], operands.get(position, {}))
 
     def count(self, weight: fx.Node, pick: Pick) -> None:

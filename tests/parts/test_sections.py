@@ -1,0 +1,40 @@
+"""Heads behind projections written in many ways: found, and exact against weights by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rewrite as rw
+from tests.parts.attending import HEADS, SECTIONS, WIDTH, Attends, Net
+from tests.zoo import trace
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_heads_and_their_direct_edges(kind: type[Attends]) -> None:
+    torch.manual_seed(0)
+    model = Net(kind).double().eval()
+    clean, corrupt = torch.randn(2, 3, 12, WIDTH, dtype=torch.float64)
+    graph = trace(model, {"x": torch.randn(4, 12, WIDTH, dtype=torch.float64)})
+    parts = graph.components()
+    assert parts.notes == ()
+    assert parts.heads == tuple(f"a{i}.h{h}" for i in range(2) for h in range(HEADS))
+    assert parts.names == ("x", "embed", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "output")
+    with torch.no_grad():
+        wanted = model(corrupt)
+        assert torch.allclose(parts(x=corrupt), wanted, rtol=0, atol=1e-12 * wanted.abs().max())
+        for head in range(HEADS):
+            _assert_path(parts, f"a0.h{head} -> output", clean, corrupt,
+                         model.direct(head, clean, corrupt))
+        for head, later, port in ((0, 1, "q"), (1, 0, "k"), (1, 1, "v")):
+            _assert_path(parts, f"a0.h{head} -> a1.h{later}.{port} -> output", clean, corrupt,
+                         model.by_port(head, later, port, clean, corrupt))
+
+
+def _assert_path(
+    parts: rw.Components, path: str, clean: torch.Tensor, corrupt: torch.Tensor,
+    wanted: torch.Tensor,
+) -> None:
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": rw.paths(path)}))
+    found = exp(clean={"x": clean}, corrupt={"x": corrupt})
+    assert (found - wanted).abs().max() <= 1e-10 * wanted.abs().max(), path
