@@ -135,7 +135,7 @@ def _changed(node: fx.Node) -> frozenset[int] | None:
     if "pad" in str(node.target):
         return frozenset(rank - 1 - i for i in range(len(given[1]) // 2)
                          if any(given[1][2 * i: 2 * i + 2]))
-    dims = given[{aten.roll.default: 2}.get(node.target, 1)]
+    dims = given[2 if node.target is aten.roll.default else 1]
     if dims == []:
         return None
     return frozenset(dim % rank for dim in ([dims] if isinstance(dims, int) else dims))
@@ -176,8 +176,11 @@ class _Offset:
                 return self._emit(right if zero[0] is left else left)
             return self._call(node, (self._emit(left), self._emit(right)))
         (operand,) = carried
-        if node.target in SHAPES or node.target is aten.index.Tensor:
-            return self._reshaped(self.values[operand], node)  # the same entries
+        one = len(self.axes[operand] or ()) == 1
+        if node.target in SHAPES or node.target is aten.index.Tensor or (
+                node.target in SWAPS and one):  # the same entries in the same order
+            same = self._sizes(operand, trim=True) == self._sizes(node, trim=True)
+            return self.values[operand] if same else self._reshaped(self.values[operand], node)
         if node.target in ALONG:
             changed, axes = _changed(node), self.axes[operand]
             assert changed is not None and axes is not None
@@ -203,10 +206,13 @@ class _Offset:
 
     def _reshaped(self, value: fx.Node, node: fx.Node) -> fx.Node:
         """A value with all axes of a node."""
+        return self.slicer.graph.call_function(aten.reshape.default, (value, self._sizes(node)))
+
+    def _sizes(self, node: fx.Node, trim: bool = False) -> list[Any]:
         axes = self.axes[node]
         assert axes is not None
-        sizes = [size if axis in axes else 1 for axis, size in enumerate(shape(node))]
-        return self.slicer.graph.call_function(aten.reshape.default, (value, sizes))
+        first = min(axes, default=0) if trim else 0
+        return [size if axis in axes else 1 for axis, size in enumerate(shape(node))][first:]
 
     def _emit(self, given: Any) -> Any:
         return fx.map_arg(given, lambda o: self.values[o] if o in self.values else (

@@ -10,7 +10,7 @@ section adds by itself (`rewrite.rules.offset`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -79,7 +79,7 @@ def _is_linear(
     entries: Sequence[fx.Node],
 ) -> bool:
     """Whether a node is linear in carriers, for each token, up to what it adds by itself."""
-    given = args(node)
+    given, target = args(node), cast(Any, node.target)
     if not isinstance(node.meta.get("val"), Tensor):
         return False
     if node.target in (aten.add.Tensor, aten.sub.Tensor):
@@ -92,11 +92,11 @@ def _is_linear(
     if node.target in SCALES:
         return first or node.target is aten.mul.Tensor
     if node.target in FILLS:
-        at = FILLS[node.target]
+        at = FILLS[target]
         constant = node.target is not aten.pad.default or given[2:3] in ((), ("constant",))
         return first and constant and (given[at:at + 1] or (0,))[0] in (0, None)
     if node.target in PLACED:
-        return given[PLACED[node.target]] in carriers and "zeros" in str(given[0].target)
+        return given[PLACED[target]] in carriers and "zeros" in str(given[0].target)
     if node.target in MOVES:
         return first
     found = contraction(flow, node)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -213,8 +213,8 @@ class Slicer:
         operands = pushed.operands if pushed else {}
         share = self.shares.get(node)
         if share is not None:
-            operands = {**operands, **{position: {**operands.get(position, {}), **features}
-                                       for position, features in share.picks.items()}}
+            operands = {**operands, **{place: {**cast(Pick, operands.get(place, {})), **features}
+                                       for place, features in share.picks.items()}}
         self._count(node, operands)
         positional: list[Any] = []
         for position, arg in enumerate(args(node)):
