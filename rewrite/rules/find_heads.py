@@ -175,8 +175,9 @@ def _layouts(width: int, heads: int) -> Iterator[Features]:
 
 
 def _all_told_apart(axes: Sequence[HeadAxis], heads: int) -> bool:
-    """Whether each head has something of its own of some core."""
-    return all(any(axis.groups[head] for axis in axes) for head in range(heads))
+    """Whether each head has something of its own of some core, and each whole core a head."""
+    whole = sum(axis.axis is None for axis in axes)
+    return whole <= heads and all(any(axis.groups[head] for axis in axes) for head in range(heads))
 
 
 def _all_attend(
