@@ -22,7 +22,8 @@ from torch import Tensor, fx
 from rewrite.errors import FileError
 from rewrite.files.sizes import writable
 from rewrite.ir.buffers import leave_out, transient
-from rewrite.ir.graph import Certificate, Graph, InputSpec, OutputSpec
+from rewrite.ir.certificate import certificate_from
+from rewrite.ir.graph import Graph, InputSpec, OutputSpec
 from rewrite.ir.sizes import fitting
 from rewrite.ir.values import attribute
 from rewrite.trace.cleanup import clean
@@ -82,9 +83,8 @@ def load_graph(path: Path) -> Graph | torch.nn.Module:
                    for name, shape, dtype in note["inputs"])
     outputs = OutputSpec(tuple(note["outputs"]), partial(_build, _shell(note["returns"], path)))
     measured = note["certificate"]
-    certificate = measured and Certificate(**measured | {
-        "shapes": tuple(measured["shapes"]),
-        "notes": (*measured["notes"], f"measured before it was saved as {path.name}")})
+    certificate = measured and certificate_from(measured | {
+        "notes": [*measured["notes"], f"measured before it was saved as {path.name}"]})
     return Graph(module, inputs, outputs, note["name"], certificate, note["origin"],
                  tuple(note["guards"]))
 

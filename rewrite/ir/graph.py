@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.errors import InputError, near
+from rewrite.ir.certificate import Certificate
 from rewrite.ir.methods import Editing, Selecting
 from rewrite.ir.size_text import unmet
 from rewrite.ir.values import attribute
@@ -45,33 +46,6 @@ class OutputSpec:
 
     def __call__(self, values: tuple[Tensor, ...]) -> Any:
         return self.build(dict(zip(self.names, values, strict=True)))
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Measured agreement of a graph with the eager model, on shapes it was not traced with.
-
-    `difference` is the largest absolute difference over all outputs and `shapes`, `scale` the
-    largest output; a difference of 0.0 means bit for bit.  Both are None if the graph was
-    traced without weights: then its outputs only have the shapes and types of the model's.
-    """
-
-    difference: float | None
-    scale: float | None
-    shapes: tuple[str, ...]
-    method: str
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        where = ", ".join(self.shapes)
-        if self.difference is None:
-            shapes = f" (shapes agree on {where})" if where else ""
-            text = f"parity not measured, there are no weights{shapes}"
-        else:
-            how = "bit for bit" if self.difference == 0 else f"to {self.difference:.1e}"
-            text = f"equals the model {how} on {where}"
-        return "; ".join((text, self.method, *self.notes))
 
 
 @dataclass(frozen=True)

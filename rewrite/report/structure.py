@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from rewrite.errors import RewriteError
-from rewrite.ir.graph import Certificate, Graph, InputSpec
+from rewrite.ir.certificate import Certificate
+from rewrite.ir.graph import Graph, InputSpec
 from rewrite.parts import Component, Components
 from rewrite.parts.names import heads_per_key
 from rewrite.parts.stacks import SOURCE_NAMES

@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewrite.errors import InputError, TraceError
-from rewrite.ir.graph import Certificate, Graph
+from rewrite.errors import TraceError
+from rewrite.ir.certificate import Certificate
+from rewrite.ir.graph import Graph
 from rewrite.ir.spec import check
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
 from rewrite.trace.flat import Flat, output_spec
+from rewrite.trace.calls import first_call
+from rewrite.trace.hooks import hook_notes
 from rewrite.trace.ladder import Failure
 from rewrite.trace.load import load
-from rewrite.trace.parity import compare, probe_ones, tolerance
-from rewrite.trace.support import check_supported, first_line, quiet, remedy
+from rewrite.trace.parity import certificate_of, compare
+from rewrite.trace.state import State, kept
+from rewrite.trace.support import check_supported
 from rewrite.trace.weights import with_weights
 
 __all__ = ["load", "trace"]
@@ -58,12 +62,13 @@ def trace(
     weightless = has_no_weights(module)
     if weightless:
         module = faked(module)
-    with forgotten(module):
-        examples = fresh(default_inputs(module) if inputs is None else inputs)
+    with forgotten(module), kept(module) as state:
+        given = dict(default_inputs(module) if inputs is None else inputs)
         start = time.perf_counter()
-        flat = Flat(module, tuple(examples))
-        flat.outputs, left_out = output_spec(_eager(flat, examples))
-        captured, certificate = _first_right(flat, examples, start, left_out)
+        flat = Flat(module, tuple(given))
+        flat.outputs, left_out = output_spec(first_call(flat, given, state))
+        captured, certificate = _first_right(
+            flat, given, start, (*left_out, *hook_notes(module)), state)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     graph = Graph(found, captured.inputs, flat.outputs, type(module).__name__,
@@ -73,41 +78,18 @@ def trace(
 
 
 def _first_right(
-    flat: Flat, examples: Mapping[str, Tensor], start: float, notes: tuple[str, ...]
+    flat: Flat, given: Mapping[str, Tensor], start: float, notes: tuple[str, ...], state: State
 ) -> tuple[Capture, Certificate]:
-    """The first capture that agrees with the model at sizes that it was not traced with."""
+    """The first capture that agrees with the model on the given inputs and at other sizes."""
     failures: list[Failure] = []
+    examples = fresh(given)
     for captured in capture(flat, examples, failures):
         try:
-            parity = compare(captured, flat, examples)
-        except (TraceError, RuntimeError) as error:  # a trace that does not run is no trace
-            failures.append(captured.failure(first_line(error)))
+            right, parity = compare(captured, flat, given, examples, state)
+        except TraceError as error:
+            failures.append(captured.failure(str(error)))
             continue
-        if parity.within(tolerance(captured.module)):
-            captured, ones = probe_ones(captured, flat, examples)
-            before = (f"tried before: {failure}" for failure in failures)
-            return captured, Certificate(parity.difference, parity.scale,
-                                         (*parity.shapes, *ones), captured.method,
-                                         time.perf_counter() - start,
-                                         (*notes, *captured.notes, *before))
-        failures.append(captured.failure(
-            f"it runs on {', '.join(parity.shapes)} but differs from the model by "
-            f"{parity.difference:.2e} (largest output {parity.scale:.2e})"))
+        before = (f"tried before: {failure}" for failure in failures)
+        return right, certificate_of(parity, right.method, time.perf_counter() - start,
+                                     (*notes, *right.notes, *before))
     raise AssertionError("the ladder ends with an error")
-
-
-def _eager(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
-    name = type(flat.model).__name__
-    try:
-        with flat.eagerly(), torch.no_grad(), quiet():
-            given = flat.given(inputs)
-            return flat.call(*(given[name] for name in flat.names))
-    except TypeError as error:
-        raise InputError(f"{name} does not accept the inputs {', '.join(flat.names)}: "
-                         f"{error}") from error
-    except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
-        shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in inputs.items())
-        when = ("without weights, when values may not be asked for" if flat.fake
-                else "before anything is traced")
-        raise TraceError(f"{name} itself fails on {shapes}, {when}: {first_line(error)}"
-                         f"{remedy(flat.model, error)}") from error

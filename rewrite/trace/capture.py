@@ -20,6 +20,7 @@ from rewrite.trace.cleanup import clean, is_region, sweep
 from rewrite.trace.flat import Flat
 from rewrite.trace.functional import lasting, make_functional, mutates
 from rewrite.trace.ladder import LADDER, WRITES, Change, Failure, Rung
+from rewrite.trace.state import kept
 from rewrite.trace.support import quiet, remedy
 
 
@@ -63,7 +64,9 @@ def capture(
             if change is None:
                 continue
             try:
-                made = _export(flat, inputs, axes, rung)
+                with kept(flat.model):
+                    _call_once(flat, inputs)
+                    made = _export(flat, inputs, axes, rung)
             except Exception as error:  # each failure is reported, none is swallowed
                 failures.append(Failure.of(rung, error))
                 hint = hint or remedy(flat.model, error)
@@ -73,6 +76,13 @@ def capture(
     raise TraceError(f"{type(flat.model).__name__} cannot be traced:{said}\nLook for control "
                      "flow that depends on tensor values, or trace the submodule that you "
                      f"need{hint}")
+
+
+def _call_once(flat: Flat, inputs: Mapping[str, Tensor]) -> None:
+    """Tables that a model makes when it is first called shall hold numbers, not export's fakes."""
+    with torch.no_grad(), quiet(), flat.eagerly():
+        given = flat.given(inputs)
+        flat(*(given[name].clone() for name in flat.names))
 
 
 def _limits(change: Change, made: Capture) -> tuple[str, ...]:

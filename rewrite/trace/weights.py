@@ -11,13 +11,15 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from rewrite.errors import TraceError
-from rewrite.ir.graph import Certificate, Graph
+from rewrite.ir.certificate import Certificate
+from rewrite.ir.graph import Graph
 from rewrite.ir.values import attribute
 from rewrite.trace.capture import Capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import has_no_weights
 from rewrite.trace.flat import Flat
-from rewrite.trace.parity import compare, probe_ones, tolerance
+from rewrite.trace.parity import certificate_of, compare
+from rewrite.trace.state import kept
 from rewrite.trace.support import check_supported
 
 SHOWN = 8
@@ -167,7 +169,8 @@ def _copy(graph: fx.Graph, device: torch.device | None) -> fx.Graph:
 
 def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Tensor] | None) -> Graph:
     names = [spec.name for spec in graph.inputs]
-    examples = fresh(default_inputs(model) if inputs is None else inputs)
+    given = dict(default_inputs(model) if inputs is None else inputs)
+    examples = fresh(given)
     if set(examples) != set(names):
         call = ", ".join(f"{name!r}: tensor" for name in names)
         raise TraceError(f"to measure parity {graph.name} needs the inputs {', '.join(names)}, "
@@ -175,20 +178,17 @@ def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Tensor] | Non
                          f"inputs={{{call}}})")
     flat = Flat(model, tuple(names))
     flat.outputs = graph.outputs
-    axes = {spec.name: tuple(i for i, dim in enumerate(spec.shape) if isinstance(dim, str))
-            for spec in graph.inputs}
     old = graph.certificate
     method, notes = (old.method, old.notes) if old else ("weights bound by name", ())
-    captured = Capture(graph.module, graph.inputs, axes, method, notes, graph.guards)
-    parity = compare(captured, flat, examples)
-    if not parity.within(tolerance(graph.module)):
-        raise TraceError(f"with these weights the graph differs from {type(model).__name__} by "
-                         f"{parity.difference:.2e} (largest output {parity.scale:.2e}) on "
-                         f"{', '.join(parity.shapes)}: was it traced from the same configuration? "
-                         "Trace the loaded model itself: rw.trace(model)")
-    captured, ones = probe_ones(captured, flat, examples)
-    certificate = Certificate(parity.difference, parity.scale, (*parity.shapes, *ones), method,
-                              old.seconds if old else 0.0, notes)
+    captured = Capture(graph.module, graph.inputs, {}, method, notes, graph.guards)
+    try:
+        with kept(model) as state:
+            captured, parity = compare(captured, flat, given, examples, state)
+    except TraceError as error:
+        raise TraceError(f"with these weights the graph is not {type(model).__name__}, {error}: "
+                         "was it traced from the same configuration?  Trace the loaded model "
+                         "itself: rw.trace(model)") from error
+    certificate = certificate_of(parity, method, old.seconds if old else 0.0, notes)
     return replace(graph, guards=captured.guards, certificate=certificate)
 
 

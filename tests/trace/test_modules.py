@@ -181,7 +181,7 @@ def test_a_trace_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         return module
 
     monkeypatch.setattr(capture, "_plain", wrong)
-    with pytest.raises(TraceError, match=r"runs on 4x4, 2x4 but differs from the model by"):
+    with pytest.raises(TraceError, match=r"runs on 3x4 but differs from the model by"):
         rw.trace(mlp(), inputs={"input": torch.ones(3, 4)})
 
 
