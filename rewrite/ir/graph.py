@@ -79,9 +79,14 @@ class Graph(Selecting, Editing):
         self.check(inputs)
         try:
             return self.module(*(inputs[spec.name] for spec in self.inputs))
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             if changed := _changed(self._weights):
                 raise InputError(f"{self.name}: {changed}") from error
+            if isinstance(error, IndexError) or "out of bounds" in str(error):
+                shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+                raise InputError(f"{self.name} fails on {shapes}: {error}; an input holds a number "
+                                 "for which a table of the model has no row, or is longer than "
+                                 "its table of positions") from error
             raise
 
     @property

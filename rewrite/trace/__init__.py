@@ -14,11 +14,11 @@ from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import check
+from rewrite.trace.calls import first_call
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
 from rewrite.trace.flat import Flat, output_spec
-from rewrite.trace.calls import first_call
 from rewrite.trace.hooks import hook_notes
 from rewrite.trace.ladder import Failure
 from rewrite.trace.load import load

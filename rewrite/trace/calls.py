@@ -70,7 +70,7 @@ def _checked_call(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
     except TypeError as error:
         raise InputError(f"{name} does not accept the inputs {', '.join(flat.names)}: "
                          f"{error}") from error
-    except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
+    except Exception as error:  # whatever the model raises on these inputs
         shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in inputs.items())
         when = ("without weights, when values may not be asked for" if flat.fake
                 else "before anything is traced")

@@ -23,8 +23,8 @@ WAVES = {"input_values", "input_features", "past_values"}
 def default_inputs(model: nn.Module) -> dict[str, Tensor]:
     """Random inputs for a model whose forward takes inputs of known names.
 
-    Tokens are `[3, 11]`, decoder tokens `[3, 7]`; images and spectrograms take their sizes
-    from the model's configuration.
+    Tokens are `[3, 11]`, decoder tokens `[3, 7]`, or fewer for a shorter context; images and
+    spectrograms take their sizes from the model's configuration.
     Raises `TraceError` that shows the call to write for every other model.
     """
     parameters = inspect.signature(model.forward).parameters
@@ -45,12 +45,24 @@ def default_inputs(model: nn.Module) -> dict[str, Tensor]:
         reason = _refusal(model, inputs)
         if reason is None:
             return inputs
+        if (short := _shortened(model, inputs)) is not None:
+            return short
         tried.append(f"with {_described(inputs)} it fails: {reason}")
     given = [name for name in parameters if name not in {"self", "args", "kwargs"}]
     shown = ", ".join(f"{name!r}: tensor" for name in given[:3])
     why = "".join(f"\n  {line}" for line in tried)
     raise TraceError(f"{type(model).__name__} needs example inputs: "
                      f"rw.trace(model, inputs={{{shown}}}){why}")
+
+
+def _shortened(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The longest inputs that a model with a short context runs on."""
+    for length in SHORTER if SEQUENCES & set(inputs) else ():
+        short = {name: value[:, :length].contiguous() if name in SEQUENCES else value
+                 for name, value in inputs.items()}
+        if _refusal(model, short) is None:
+            return short
+    return None
 
 
 def _refusal(model: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
@@ -181,6 +193,8 @@ MAKERS: dict[str, Maker] = {
     "input_values": _values, "past_values": _series, "inputs_embeds": _embeddings,
 }
 EMBEDDED = {"inputs_embeds"}
+SEQUENCES = {"input_ids", "decoder_input_ids", "inputs_embeds"}
+SHORTER = (8, 6, 5, 4, 3, 2, 1)
 
 
 def fresh(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.trace.capture import Capture
+from rewrite.trace.context import longest
 from rewrite.trace.flat import Flat
 from rewrite.trace.gradients import compare_gradients
 from rewrite.trace.probes import Sizes, masked, others, resized, rows_of, sizes_of, usual
@@ -129,9 +130,13 @@ class _Comparison:
 
     def at_other_sizes(self) -> None:
         """Every size that varies must have been another one in some comparison."""
+        for dim, most in longest(self.captured.module, self.shapes, self.sizes).items():
+            self.longest[dim] = most
+            self._refuse(dim, f"<= {most}")
         seen: dict[str, int] = {}  # the greatest size at which each was compared
         reasons: dict[str, str] = {}
-        for new in usual(self.sizes, self.rows):
+        for wanted in usual(self.sizes, self.rows):
+            new = {dim: min(n, self.longest.get(dim, n)) for dim, n in wanted.items()}
             if reason := self._try(new, seen):
                 reasons |= dict.fromkeys(self.sizes, reason)
         if reasons:
@@ -187,9 +192,9 @@ class _Comparison:
         if off > self.limit * max(self.scale, 1e-30):
             self.difference = max(self.difference, off)
             self.unequal["gradients"] = off, (
-                f"where gradients are recorded the model computes something else: it differs from "
-                f"the graph by {off:.1e} on {self._described(inputs)}; the graph is the model under "
-                "torch.no_grad()")
+                "where gradients are recorded the model computes something else: it differs from "
+                f"the graph by {off:.1e} on {self._described(inputs)}; the graph is the model "
+                "under torch.no_grad()")
 
     def _right_at_one(self, dims: Sequence[str]) -> bool:
         """Compare at sizes of 1; where the trace is not right, the capture refuses them."""
@@ -213,7 +218,7 @@ class _Comparison:
     def _find_longest(self, seen: dict[str, int]) -> None:
         """Sizes that the model takes up to some number close to the examples', and not beyond."""
         for dim, n in self.sizes.items():
-            if dim in self.rows or seen.get(dim, 0) > n:
+            if dim in self.rows or dim in self.longest or seen.get(dim, 0) > n:
                 continue
             taken = [self._accepted(self.sizes | {dim: n + more})
                      for more in range(1, FARTHER + 1)]

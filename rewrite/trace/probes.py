@@ -43,7 +43,9 @@ def others(sizes: Sizes, wanted: str) -> Iterator[Sizes]:
             yield sizes | {wanted: new}
 
 
-def resized(inputs: Mapping[str, Tensor], shapes: Shapes, new: Sizes) -> Iterator[dict[str, Tensor]]:
+def resized(
+    inputs: Mapping[str, Tensor], shapes: Shapes, new: Sizes
+) -> Iterator[dict[str, Tensor]]:
     """The inputs at other sizes, in the ways in which a model may accept them, likely ones first.
 
     Axes are stretched, ends on ends, so that masks stay aligned, indices sorted and vectors

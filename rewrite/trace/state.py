@@ -105,11 +105,12 @@ class State:
             self._undo.append(undo)
         elif isinstance(value, types.MethodType):
             self._visit(value.__self__, depth + 1)
-        elif not type(value).__module__.partition(".")[0] in SHARED and hasattr(value, "__dict__"):
+        elif type(value).__module__.partition(".")[0] not in SHARED and hasattr(value, "__dict__"):
             self._attributes(value, depth)
 
     def _attributes(self, owner: Any, depth: int) -> None:
-        self._items(vars(owner), depth)
+        if isinstance(table := vars(owner), dict):
+            self._items(table, depth)
         if isinstance(owner, nn.Module):
             return
         for name in _slots(owner):
@@ -178,7 +179,7 @@ class _Kept:
         """Whether it has other values by now."""
         return self.memory is not None and (
             _lies(self.tensor) != _lies(self.memory)
-            or self.values is not None and not torch.equal(self.memory, self.values))
+            or (self.values is not None and not torch.equal(self.memory, self.values)))
 
     def put_back(self) -> None:
         tensor, memory = self.tensor, self.memory

@@ -148,7 +148,7 @@ class Counter(nn.Module):
 
 def test_a_model_that_changes_itself() -> None:
     """Its next call would differ from this one, which no graph can promise to repeat."""
-    with pytest.raises(TraceError, match="the model writes into a weight or a buffer, %add_"):
+    with pytest.raises(TraceError, match=r"two calls of Counter .* differ by 1(.|\n)*\(calls\)"):
         rw.trace(Counter().eval(), inputs={"x": torch.ones(3, 4)})
 
 

@@ -235,7 +235,7 @@ def test_a_graph_that_was_not_traced() -> None:
 def test_weights_of_a_model_that_computes_something_else() -> None:
     """Same names and shapes, another activation: the comparison with the model finds it."""
     other = TABLE["llama"].build(hidden_act="relu")
-    with pytest.raises(TraceError, match=r"is not LlamaForCausalLM, it runs on 3x11 but differs(.|\n)*rw\.trace"):
+    with pytest.raises(TraceError, match=r"is not LlamaForCausalLM, it runs(.|\n)*rw\.trace"):
         empty_graph("llama").with_weights(other)
 
 
