@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewrite.ir.layout import Layout, layout_of
+from rewrite.ir.size_text import unmet
 from rewrite.ir.values import devices
 
 if TYPE_CHECKING:
@@ -97,11 +98,10 @@ def _real_value(
 
 def _small(graph: Graph, inputs: Inputs) -> Inputs:
     """Two examples of a batch, if the graph takes another batch than this one."""
-    from rewrite.ir.graph import unmet
-
     few = {key: value[:2] for key, value in inputs.items()}
     free = all(isinstance(spec.shape[0], str) for spec in graph.inputs if spec.shape)
-    return few if free and unmet(graph.guards, few) is None else inputs
+    sizes = {key: tuple(value.shape) for key, value in few.items()}
+    return few if free and unmet(graph.guards, sizes) is None else inputs
 
 
 def _hides(

@@ -17,6 +17,7 @@ from torch import Tensor
 from rewrite.expand import Expansion
 from rewrite.ir.values import devices
 from rewrite.measure import Batch, Metric, Pairs
+from rewrite.run.padded import check_positions
 from rewrite.run.view import View, trusts
 
 Progress = Callable[[int, int], None]
@@ -41,6 +42,7 @@ def run_over(
     effects, scores = np.full(shape, np.nan), np.full(shape, np.nan)
     for batch in pairs.batches(batch_size):
         index = batch.index.numpy()
+        check_positions(expansion, view.layout, batch)
         moved = batch.to(device_of(expansion))
         with torch.no_grad():
             for rows, reference, output, given in _groups(

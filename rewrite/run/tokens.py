@@ -13,6 +13,7 @@ from rewrite.measure.axes import axes_of
 from rewrite.measure.tokens import Decoder, Passage, TokenEffects, token_texts
 from rewrite.run.evaluate import check_runs, reference
 from rewrite.run.execute import Progress, device_of
+from rewrite.run.padded import check_positions
 from rewrite.run.view import View
 
 
@@ -63,6 +64,7 @@ def _losses(
     ids: dict[int, list[int]] = {}
     losses: dict[int, np.ndarray] = {}
     for batch in pairs.batches(batch_size):
+        check_positions(expansion, view.layout, batch)
         moved = view.of_batch(batch.to(device_of(expansion)))
         with torch.no_grad():
             runs = {run: moved.inputs[run] for run in expansion.runs}

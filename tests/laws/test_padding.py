@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rewrite as rw
+from rewrite.errors import DataError
+from rewrite.ir.ablate import means
 from rewrite.measure import Batch
+from rewrite.measure.check import as_positions
 from tests.zoo import tiny, trace
 
 LONGEST, N, VOCAB = 8, 5, 97
@@ -200,3 +204,93 @@ def test_effects_are_those_of_examples_alone(name: str, side: str, seed: int) ->
             assert error <= 2e-4 * scale, (key, error, scale)
             error = (torch.tensor(result.null_effects) - wanted[key][-1]).abs().max()
             assert error <= 2e-4 * scale, (key, error, scale)
+
+
+@pytest.mark.parametrize(("side", "good", "bad"), [
+    ("right", "[0]", "[-1]"), ("right", "[1:]", "[-2:]"), ("left", "[-1]", "[0]"),
+    ("left", "[-2:]", "[1:]")])
+def test_positions_of_paths_mean_tokens_or_are_refused(side: str, good: str, bad: str) -> None:
+    at = case("llama")
+    data = drawn(at, side, 3)
+    metric = rw.kl_divergence()
+    found = rw.evaluate(rw.Hypothesis(at.parts, {"clean": f"a0.h1@{good}"}), data.pairs, metric)
+    for i in range(N):  # tails and masks are those of one example without padding
+        alone = {run: at.given(ids[i][None], torch.ones(1, len(ids[i])).bool())
+                 for run, ids in data.alone.items()}
+        single = rw.evaluate(rw.Hypothesis(at.parts, {"clean": f"a0.h1@{good}"}),
+                             rw.Pairs.from_tensors(alone), metric)
+        assert abs(single.effects[0] - found.effects[i]) <= 1e-4 * found.effects.max()
+    with pytest.raises(DataError, match="counts columns, .* padding: name the position"):
+        rw.evaluate(rw.Hypothesis(at.parts, {"clean": f"a0.h1@{bad}"}), data.pairs, metric)
+    ends = {"END": [len(ids) - 1 for ids in data.alone["clean"]]}
+    named = rw.Pairs(data.pairs.runs, data.pairs.labels, positions=as_positions(ends))
+    hypothesis = rw.Hypothesis(at.parts, {"clean": "a0.h1@END"})
+    if side == "right":
+        assert rw.evaluate(hypothesis, named, metric).n == N
+    else:
+        with pytest.raises(DataError, match="@END is column .* is padding"):
+            rw.evaluate(hypothesis, named, metric)
+
+
+@pytest.mark.parametrize(("name", "side"), [("llama", "left"), ("told", "right")])
+def test_losses_of_tokens_are_those_of_examples_alone(name: str, side: str) -> None:
+    at = case(name)
+    data = drawn(at, side, 4)
+    hypothesis = rw.Hypothesis(at.parts, {"clean": "a0.h1"})
+    found = rw.token_effects(hypothesis, data.pairs, Numbers(), batch_size=2)  # pyright: ignore[reportArgumentType]
+    for i, passage in enumerate(found.passages):
+        clean, corrupt = data.alone["clean"][i], data.alone["corrupt"][i]
+        wanted = torch.stack([losses(at.logits(clean), clean),
+                              losses(at.logits(corrupt, patch(at, clean, 0, 1)), clean)])
+        measured = torch.tensor(np.stack([passage.reference[0], passage.hypothesis[0]]))
+        counted = ~measured[0].isnan()
+        assert int(counted.sum()) == len(clean) - 1
+        assert (measured[:, counted] - wanted).abs().max() <= 2e-4 * wanted.abs().max()
+
+
+class Numbers:
+    """A tokenizer that shows ids."""
+
+    def decode(self, ids: list[int], **options: Any) -> str:
+        return " ".join(map(str, ids))
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [str(i) for i in ids]
+
+
+@pytest.mark.parametrize(("name", "side"), [
+    ("llama", "left"), ("llama", "right"), ("gpt2", "right"), ("told", "right")])
+def test_means_are_over_real_tokens(name: str, side: str) -> None:
+    """Of a head and of a sum, over one padded batch and over two, as over examples alone."""
+    at = case(name)
+    graph, data = at.parts.as_graph(), drawn(at, side, 5)
+    kept: list[Tensor] = []
+    for ids in data.alone["clean"]:
+        at.logits(ids, lambda module, args: kept.append(args[0][0]), 0)
+    weight = at.model.get_submodule(at.layers[0])
+    rows = torch.cat(kept)
+    width = rows.shape[-1] // 4
+    alone = torch.zeros_like(rows)
+    alone[:, width:2 * width] = rows[:, width:2 * width]
+    with torch.no_grad():
+        wanted = (weight(alone) - weight(torch.zeros_like(rows))).mean(0)
+    examples = [{key: value[key] for key in value} for value in data.pairs.runs["clean"]]
+    whole = {key: torch.stack([e[key] for e in examples]) for key in examples[0]}
+    parts = [{key: value[:2] for key, value in whole.items()},
+             {key: value[2:] for key, value in whole.items()}]
+    for inputs in (whole, parts, parts[::-1]):
+        (found,) = means(graph, ["a0_h1"], inputs)
+        assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+    (by_place,) = means(graph, ["a0_h1"], whole, by_position=True) if side == "right" and all(
+        any(len(ids) > p for ids in data.alone["clean"]) for p in range(LONGEST)) else (None,)
+    if by_place is not None:
+        for p in range(LONGEST):
+            here = torch.stack([alone_row(weight, ids, p, width) for ids in kept if len(ids) > p])
+            assert (by_place[0, p] - here.mean(0)).abs().max() <= 2e-5 * here.abs().max()
+
+
+def alone_row(weight: nn.Module, rows: Tensor, p: int, width: int) -> Tensor:
+    row = torch.zeros_like(rows[p])
+    row[width:2 * width] = rows[p][width:2 * width]
+    with torch.no_grad():
+        return weight(row[None])[0] - weight(torch.zeros_like(row)[None])[0]
