@@ -220,7 +220,7 @@ def test_positions_of_paths_mean_tokens_or_are_refused(side: str, good: str, bad
         single = rw.evaluate(rw.Hypothesis(at.parts, {"clean": f"a0.h1@{good}"}),
                              rw.Pairs.from_tensors(alone), metric)
         assert abs(single.effects[0] - found.effects[i]) <= 1e-4 * found.effects.max()
-    with pytest.raises(DataError, match="counts columns, .* padding: name the position"):
+    with pytest.raises(DataError, match=r"counts columns, .* padding: name the position"):
         rw.evaluate(rw.Hypothesis(at.parts, {"clean": f"a0.h1@{bad}"}), data.pairs, metric)
     ends = {"END": [len(ids) - 1 for ids in data.alone["clean"]]}
     named = rw.Pairs(data.pairs.runs, data.pairs.labels, positions=as_positions(ends))
@@ -228,7 +228,7 @@ def test_positions_of_paths_mean_tokens_or_are_refused(side: str, good: str, bad
     if side == "right":
         assert rw.evaluate(hypothesis, named, metric).n == N
     else:
-        with pytest.raises(DataError, match="@END is column .* is padding"):
+        with pytest.raises(DataError, match=r"@END is column .* is padding"):
             rw.evaluate(hypothesis, named, metric)
 
 
