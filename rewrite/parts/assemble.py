@@ -19,7 +19,6 @@ from rewrite.ir.values import attribute, infer, mode_of
 from rewrite.parts.component import Component, Components
 from rewrite.parts.names import member_of
 from rewrite.parts.stacks import source_name
-from rewrite.rules.flatten_sums import terms_of
 from rewrite.rules.slicer import Body
 
 aten = torch.ops.aten
@@ -40,8 +39,7 @@ class Assembler:
         self.context: dict[fx.Node, fx.Node] = {}
         self.inputs: dict[tuple[str, str], fx.Node] = {}
         self.masks: dict[str, fx.Node] = {}
-        self._moves = {parts.values[node]: node
-                       for node in parts.cut.sums if len(terms_of(node)) == 1}
+        self._sums = {parts.values[node]: node for node in parts.cut.sums}
         known = {str(node.target): node
                  for node in parts.graph.module.graph.find_nodes(op="placeholder")}
         self.sources = {str(node.target) for node in parts.cut.flow.sources}
@@ -71,11 +69,14 @@ class Assembler:
         return self._call(body, name, ())
 
     def join(self, name: str, terms: Sequence[fx.Node]) -> fx.Node:
-        """A sum, in the order of the model; of one term, where that is moved to another device."""
+        """A sum, by the operator of the model; heads and experts are added in their order."""
         target: Any = aten.add.Tensor if len(terms) == 2 else total
         given, options = tuple(terms), {}
-        if move := self._moves.get(name.partition("__")[0]):
-            target, given, options = move.target, (*terms, *args(move)[1:]), dict(move.kwargs)
+        if node := self._sums.get(name.partition("__")[0]):
+            target, known = node.target, self.parts.cut.sums[node]
+            values = iter(terms)
+            given, options = fx.map_arg((args(node), dict(node.kwargs)), lambda o: next(
+                values) if o in known else self.given(o))
         made = self.graph.create_node("call_function", target, given, options, name=_plain(name))
         made.meta["component"] = name
         return made

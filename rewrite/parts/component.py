@@ -21,9 +21,9 @@ from rewrite.parts.regions import Cut, Region, cut
 from rewrite.parts.rowwise import is_rowwise
 from rewrite.parts.stacks import source_name
 from rewrite.rules import split_experts
-from rewrite.rules.flatten_sums import terms_of
 from rewrite.rules.heads import bias_body, last_row
 from rewrite.rules.heads import body as heads_body
+from rewrite.rules.layout import one_layout
 from rewrite.rules.slicer import Body, Slicer
 from rewrite.rules.spelling import spelled
 
@@ -252,7 +252,7 @@ def components(
         sources = [name for name in names if name not in CONTEXT_INPUTS]
     if unknown := [name for name in sources if name not in names]:
         raise UnknownName(f"{graph.name} has no input {unknown[0]!r}; {near(unknown[0], names)}")
-    graph = spelled(graph)
+    graph = one_layout(spelled(graph), sources)
     pieces = cut(Flow(graph.module.graph, sources), granularity)
     found, notes = [], list(pieces.notes)
     for region, name in zip(pieces.regions, name_regions(pieces, graph.outputs.names), strict=True):
@@ -304,7 +304,7 @@ def _wire(
             component = by_output[value]
             nodes.extend(_parts(component, values, spellings, pieces.flow))
         elif value in pieces.sums:
-            nodes.append(Join(values[value], tuple(values[o] for o in terms_of(value))))
+            nodes.append(Join(values[value], tuple(values[o] for o in pieces.sums[value])))
         elif value in pieces.constants:
             nodes.append(Constant(values[value]))
         else:

@@ -71,12 +71,13 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     stacks = Stacks(cut)
     kinds = [_kind(cut, region, outputs, stacks) for region in cut.regions]
     prefixes = [stacks.prefix(region) for region in cut.regions]
-    numbers = _numbers(cut, list(zip(prefixes, kinds, strict=True)))
-    places = set(zip(prefixes, kinds, numbers, strict=True))
+    beside = _beside(cut, kinds)
+    numbers = _numbers(cut, list(zip(prefixes, kinds, strict=True)), beside)
     names: list[Name] = []
     taken: Counter[str] = Counter(outputs.values())
     last: dict[str, str] = {}
-    for region, kind, prefix, number in zip(cut.regions, kinds, prefixes, numbers, strict=True):
+    rows = zip(cut.regions, kinds, prefixes, numbers, strict=True)
+    for index, (region, kind, prefix, number) in enumerate(rows):
         path = module_path(cut.flow, region)
         if kind == "output":
             names.append(Name(outputs[region.output], kind, number, path))
@@ -87,8 +88,8 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
             short = f"m{_mixture_number(cut, region, numbers)}.router"
         elif kind in LETTERS:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
-            if kind == "mlp" and (prefix, "experts", number) in places:
-                short += ".shared"  # an MLP beside the experts of a layer
+            if index in beside:
+                short += ".shared"
         elif kind in ("norm", "projection"):
             before, letter = last.get(prefix), "n" if kind == "norm" else "o"
             short = f"{letter}{before[1:]}.{before[0]}" if before else f"{letter}.embed"
@@ -120,27 +121,49 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"
 
 
-def _numbers(cut: Cut, kinds: list[tuple[str, str]]) -> list[int | None]:
-    """Layer numbers from module paths if they tell all layers of a kind apart, else counted."""
+def _beside(cut: Cut, kinds: list[str]) -> dict[int, int]:
+    """MLPs that read what the experts of a layer read (shared experts), and those experts."""
+    def reads(index: int) -> set[fx.Node]:
+        return {node for _, node in cut.regions[index].slots} - cut.routers
+
+    experts = [index for index, kind in enumerate(kinds) if kind == "experts"]
+    found = {index: [e for e in experts if reads(e) == reads(index)]
+             for index, kind in enumerate(kinds) if kind == "mlp"}
+    return {index: same[0] for index, same in found.items() if same}
+
+
+def _numbers(
+    cut: Cut, kinds: list[tuple[str, str]], beside: dict[int, int]
+) -> list[int | None]:
+    """Layer numbers from module paths if they tell all layers of a kind apart, else counted.
+
+    An MLP beside experts has their number.
+    """
     numbers: list[int | None] = [None] * len(kinds)
     groups = {(prefix, "mlp" if kind in TOGETHER else kind): None for prefix, kind in kinds
               if kind in LETTERS}
     for prefix, group in groups:
         alike = TOGETHER if group in TOGETHER else {group}
-        members = [i for i, (p, k) in enumerate(kinds) if p == prefix and k in alike]
+        members = [i for i, (p, k) in enumerate(kinds)
+                   if p == prefix and k in alike and i not in beside]
         found = [_number(module_path(cut.flow, cut.regions[i])) for i in members]
-        apart = {(kinds[i][1], number) for i, number in zip(members, found, strict=True)}
-        if None in found or len(apart) < len(found):
+        if None in found or len(set(found)) < len(found):
             found = list(range(len(members)))
         for i, number in zip(members, found, strict=True):
             numbers[i] = number
+    for index, experts in beside.items():
+        numbers[index] = numbers[experts]
     return numbers
 
 
 def _mixture_number(cut: Cut, router: Region, numbers: list[int | None]) -> int | None:
-    """The layer number of the experts that a router chooses from."""
-    return next((number for region, number in zip(cut.regions, numbers, strict=True)
-                 if region.mixture and region.mixture.router is router.output), None)
+    """The layer number of the experts that a router chooses from, or of what reads it first."""
+    rows = list(zip(cut.regions, numbers, strict=True))
+    chosen = [number for region, number in rows
+              if region.mixture and region.mixture.router is router.output]
+    reading = [number for region, number in rows
+               if number is not None and any(node is router.output for _, node in region.slots)]
+    return next(iter([*chosen, *reading]), None)
 
 
 def _number(path: str) -> int | None:

@@ -11,7 +11,7 @@ from torch import fx
 from rewrite.ir.flow import Flow, args, is_float
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.find_heads import find_layers
-from rewrite.rules.flatten_sums import residual_sums, terms_of
+from rewrite.rules.flatten_sums import Terms, residual_sums
 from rewrite.rules.heads import Attention
 from rewrite.rules.split_experts import Mixture, find_mixtures
 
@@ -38,7 +38,7 @@ class Cut:
     """An op graph cut at its residual sums."""
 
     flow: Flow
-    sums: tuple[fx.Node, ...]
+    sums: Terms
     regions: tuple[Region, ...]
     constants: tuple[fx.Node, ...]
     routers: frozenset[fx.Node]
@@ -68,7 +68,7 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     inside = {node for layer in layers for node in layer.section}
     sums = [node for node in sums if node not in inside]  # branches of one projection add up there
     apart = _apart(flow, granularity or ("stream" if sums else "module"))
-    terms = [operand for node in sums for operand in terms_of(node)]
+    terms = [term for each in sums.values() for term in each]
     outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
     constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
     apart -= {node for layer in layers for node in _within(flow, layer)}
@@ -90,7 +90,7 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
         notes.extend(note)
     if granularity is None and not sums:
         notes.append("no residual stream was found: the model is cut at its modules")
-    return Cut(flow, tuple(sums), tuple(regions), tuple(constants), frozenset(routers),
+    return Cut(flow, sums, tuple(regions), tuple(constants), frozenset(routers),
                frozenset(apart), outputs, tuple(notes))
 
 

@@ -7,7 +7,6 @@ from functools import cached_property
 from torch import fx
 
 from rewrite.parts.regions import Cut, Region
-from rewrite.rules.flatten_sums import terms_of
 
 SOURCE_NAMES = {"input_ids": "tokens"}
 
@@ -28,8 +27,8 @@ class Stacks:
     def __init__(self, cut: Cut) -> None:
         self.cut = cut
         self._parent: dict[fx.Node, fx.Node] = {}
-        for node in cut.sums:
-            for term in terms_of(node):
+        for node, terms in cut.sums.items():
+            for term in terms:
                 self._join(node, term)
         for region in cut.regions:
             products = any(cut.flow.contracts(node) for node in region.nodes)

@@ -16,6 +16,7 @@ from rewrite.ir.values import attribute
 from rewrite.rules.declare import Rule, rule_on
 from rewrite.rules.engine import rewrite
 from rewrite.rules.site import Miss, Site
+from rewrite.rules.spelling_sums import SUM_SPELLINGS
 
 aten = torch.ops.aten
 
@@ -302,5 +303,5 @@ SPELLINGS: tuple[Rule, ...] = (
     flatten_as_reshape, unflatten_as_reshape, reshape_like, view_of_sum,
     expand_like, t_as_permute, mt_as_transpose, movedim_as_permute,
     select_as_slice, unbind_as_slices, index_as_slices, concat_without_empty,
-    copy_as_value, einsum_as_matmul,
+    copy_as_value, einsum_as_matmul, *SUM_SPELLINGS,
 )

@@ -48,6 +48,11 @@ OPERATORS: dict[str, tuple[Any, ...]] = {
     "select": (aten.select.int,), "unbind": (aten.unbind.int,), "movedim": (aten.movedim.int,),
     "index": (aten.index.Tensor,), "getitem": (operator.getitem,),
     "split": (aten.split.Tensor,), "expand": (aten.expand.default,),
+    "multiply": (aten.multiply.Tensor, aten.multiply.Scalar),
+    "divide": (aten.divide.Tensor, aten.divide.Scalar),
+    "true_divide": (aten.true_divide.Tensor, aten.true_divide.Scalar),
+    "subtract": (aten.subtract.Tensor, aten.subtract.Scalar),
+    "rsub": (aten.rsub.Tensor, aten.rsub.Scalar), "lerp": (aten.lerp.Tensor,),
 }
 _SIGNS: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div",
                            ast.MatMult: "matmul", ast.Pow: "pow"}

@@ -121,6 +121,11 @@ def _addcmul(x: Any, a: Any, b: Any, value: Any = 1) -> Any:
     return x + value * (a * b)
 
 
+@operator_rule(aten.addcdiv.default)
+def _addcdiv(x: Any, a: Any, b: Any, value: Any = 1) -> Any:
+    return x + value * (a / b)
+
+
 @operator_rule(aten.lerp.Tensor, aten.lerp.Scalar)
 def _lerp(x: Any, y: Any, weight: Any) -> Any:
     return x + weight * (y - x)

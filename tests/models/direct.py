@@ -1,0 +1,154 @@
+"""Direct paths by hand: every writer of the original model is frozen by hooks, but one.
+
+All modules of the layers that hold a matrix give what they gave on the corrupt run, call by call;
+one of them gives something else: the output projection of an attention with one head's share of
+its input from the clean run, or the modules of an MLP what they gave there.  Scales, norms and sums
+of the stream run as they are, and so does what follows the layers.  So the output is that of the
+direct path of that head or MLP, through norms of the stream if there are any.
+
+Nothing of the package is used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Call = tuple[str, int]  # a module, and which of its calls
+Outputs = Callable[[], list[Tensor]]
+
+
+@dataclass
+class Record:
+    """What modules were given and gave, call by call, in order."""
+
+    inputs: dict[Call, Any] = field(default_factory=dict)
+    outputs: dict[Call, Any] = field(default_factory=dict)
+
+
+def matrices(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold a weight of two axes themselves, by their first name."""
+    return {name: module for name, module in model.named_modules() if any(
+        sum(size > 1 for size in p.shape) > 1 for p in module.parameters(recurse=False))}
+
+
+def attentions(model: nn.Module) -> list[str]:
+    """The outermost modules whose class is called an attention, and which hold matrices."""
+    holders = matrices(model)
+    found: list[str] = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__.lower()
+        named = ("attention" in kind or "attn" in kind) and not kind.endswith(
+            ("layer", "block", "model", "embeddings"))
+        holds = [h for h in holders if h == name or h.startswith(f"{name}.")]
+        inside = any(name.startswith(f"{other}.") for other in found)
+        if name and named and len(holds) > 1 and not inside:
+            found.append(name)
+    return found
+
+
+@contextmanager
+def hooked(
+    model: nn.Module, names: Iterable[str], change: Callable[[Call, Any, Any], Any]
+) -> Iterator[None]:
+    """Run with `change(call, inputs, output)` in place of what modules give."""
+    counts = dict.fromkeys(names, 0)
+
+    def hook(name: str) -> Callable[..., Any]:
+        def after(module: nn.Module, given: Any, named: Any, output: Any) -> Any:
+            counts[name] += 1
+            return change((name, counts[name] - 1), (given, named), output)
+        return after
+
+    with ExitStack() as stack, torch.no_grad():
+        for name in counts:
+            module = model.get_submodule(name)
+            stack.callback(module.register_forward_hook(hook(name), with_kwargs=True).remove)
+        yield
+
+
+def record(model: nn.Module, names: Iterable[str], run: Outputs) -> Record:
+    """What happens on a run."""
+    seen = Record()
+
+    def keep(call: Call, given: Any, output: Any) -> Any:
+        seen.inputs[call], seen.outputs[call] = given, output
+        return output
+
+    with hooked(model, names, keep):
+        run()
+    return seen
+
+
+class Frozen:
+    """The original model on a clean and a corrupt run, its layers frozen.
+
+    `clean` and `corrupt` run the model and give its outputs.  A module is frozen if it is called
+    before the last one of the last layer is through.
+    """
+
+    def __init__(self, model: nn.Module, clean: Outputs, corrupt: Outputs) -> None:
+        self.model, self.run = model, corrupt
+        names = matrices(model)
+        self.attentions = attentions(model)
+        self.clean = record(model, names, clean)
+        self.corrupt = record(model, names, corrupt)
+        order = list(self.corrupt.outputs)
+        layered = [i for i, (name, _) in enumerate(order) if self._in_layers(name)]
+        self.frozen = order[: layered[-1] + 1] if layered else []
+
+    def leaves(self, path: str) -> list[Call]:
+        """The frozen calls within a module."""
+        return [call for call in self.frozen if call[0] == path or call[0].startswith(f"{path}.")]
+
+    def outside_attention(self, path: str) -> list[Call]:
+        """Those that are in no attention, if the module is more than one."""
+        inside = [a for a in self.attentions if a.startswith(f"{path}.")]
+        return [call for call in self.leaves(path) if not any(
+            call[0] == a or call[0].startswith(f"{a}.") for a in inside)]
+
+    def outputs(self, change: Mapping[Call, Any]) -> list[Tensor]:
+        """What the corrupt run gives if some calls give something else and others are frozen."""
+        given = {call: self.corrupt.outputs[call] for call in self.frozen} | dict(change)
+        with hooked(self.model, {name for name, _ in given},
+                    lambda call, _, output: given.get(call, output)):
+            return self.run()
+
+    def of_head(self, path: str, head: int, heads: int) -> list[Tensor] | None:
+        """The direct effect of a head of the attention at `path`, in its first call.
+
+        None if its last matrix does not read the heads side by side.
+        """
+        calls = self.leaves(path)
+        first = [call for call in calls if call[1] == 0]
+        if not first:
+            return None
+        last = first[-1]
+        (given, named), (other, _) = self.corrupt.inputs[last], self.clean.inputs[last]
+        if not given or not isinstance(given[0], Tensor) or given[0].shape[-1] % heads:
+            return None
+        size = given[0].shape[-1] // heads
+        place = slice(head * size, (head + 1) * size)
+        mixed = given[0].clone()
+        mixed[..., place] = other[0][..., place]
+        with torch.no_grad():
+            made = self.model.get_submodule(last[0])(mixed, *given[1:], **named)
+        return self.outputs({last: made})
+
+    def of_modules(self, calls: Iterable[Call]) -> list[Tensor]:
+        """The direct effect of all that some calls write."""
+        return self.outputs({call: self.clean.outputs[call] for call in calls})
+
+    def _in_layers(self, name: str) -> bool:
+        """Whether a module is part of one of several alike: an element of a list."""
+        parts = name.split(".")
+        for i in range(1, len(parts)):
+            above = self.model.get_submodule(".".join(parts[:i])) if i else self.model
+            if isinstance(above, (nn.ModuleList, nn.Sequential)) and parts[i].isdigit():
+                return True
+        return False
