@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
+from rewrite.expand.anchors import Reads, base_of
 from rewrite.expand.positions import Positions, Spots, groups_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.expand.windows import APART, classes_by_port, classes_of, windowed
@@ -33,10 +35,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Reading:
-    """How much of the outputs is needed: the last position only, some columns only."""
+    """How much of the outputs is needed: the last position only, some columns only.
+
+    If `anchored`, copies that read equal values are equal bits (see `rewrite.expand.anchors`).
+    """
 
     last: bool = False
     columns: tuple[int, ...] | None = None
+    anchored: bool = False
 
     def rows(self, parts: Components, output: str) -> bool:
         """Whether the last position alone is needed of an output: those without keep all."""
@@ -75,7 +81,7 @@ class _Builder:
         self.constants: dict[str, fx.Node] = {}
         self.calls = self.weights = 0
         self.layers = {n for c in parts.components.values() for n in c.member_names}
-        self.wanted = wanted_in_full(parts, product, reading)
+        self.wanted = wanted_in_full(parts, product, reading, together=reading.anchored)
 
     def build(self, single: bool) -> Built:
         """Node by node in the order of the model, all copies of a node together."""
@@ -142,6 +148,9 @@ class _Builder:
         places = [list(zip(join.terms, copy.reads, strict=True)) for copy in copies]
         reads = [[readings_of(self.product, name, index) for name, index in terms
                   if name in self.layers] for terms in places]
+        if self.reading.anchored and copies:
+            self._anchored(layer, join, copies, reads)
+            return
         groups = grouped(layer, reads)
         for copy, terms in zip(copies, places, strict=True):
             parts: list[Place] = []
@@ -178,40 +187,102 @@ class _Builder:
         self, place: Place, label: str, layer: Component, group: Group, first: str, copy: Copy,
         groups: int,
     ) -> None:
-        assert layer.region is not None
-        reads = list(zip(self.product.dag[first].reads, copy.reads, strict=True))
         heads = group.heads if groups > 1 else None
-        if classes_of(self.product, reads):
-            self._windowed(place, label, layer, heads, reads, (first, place[1]) in self.wanted)
-            return
-        alike = keys_apart(group.alike)
         full = (first, place[1]) in self.wanted
-        if not full and (body := self.parts.last_row(layer.short, heads, alike)):
-            values = [self._full(*read) if port in ("k", "v") else self._row(*read)
-                      for (port, _), read in zip(layer.region.slots, reads, strict=True)]
-            self.rows[place] = self._call(layer.short, values, label, heads, alike, body)
+        if self._hops(layer, copy.reads):
+            (made,), row = self._windowed(label, layer, heads, [copy.reads], full)
         else:
-            values = [self._full(*read) for read in reads]
-            self.full[place] = self._call(layer.short, values, label, heads, group.alike)
+            made, row = self._plain(label, layer, heads, group.alike, copy.reads, full)
+        table = self.rows if row else self.full
+        table[place] = made
+
+    def _places(self, layer: Component, reads: Reads) -> list[Place]:
+        return list(zip(self.product.dag[layer.member_names[0]].reads, reads, strict=True))
+
+    def _hops(self, layer: Component, reads: Reads) -> bool:
+        return bool(classes_of(self.product, self._places(layer, reads)))
+
+    def _plain(
+        self, label: str, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
+        reads: Reads, full: bool,
+    ) -> tuple[fx.Node, bool]:
+        """What heads write, and whether it is the last row only."""
+        assert layer.region is not None
+        places, apart = self._places(layer, reads), keys_apart(alike)
+        if full or not (body := self.parts.last_row(layer.short, heads, apart)):
+            values = [self._full(*place) for place in places]
+            return self._call(layer.short, values, label, heads, alike), False
+        values = [self._full(*place) if port in ("k", "v") else self._row(*place)
+                  for (port, _), place in zip(layer.region.slots, places, strict=True)]
+        return self._call(layer.short, values, label, heads, apart, body), True
 
     def _windowed(
-        self, place: Place, label: str, layer: Component, heads: tuple[int, ...] | None,
-        reads: list[Place], full: bool,
-    ) -> None:
-        """Heads whose keys and values differ by the hop."""
+        self, label: str, layer: Component, heads: tuple[int, ...] | None,
+        readings: Sequence[Reads], full: bool,
+    ) -> tuple[list[fx.Node], bool]:
+        """Heads whose keys and values differ by the hop, called alike for each of some readings."""
         assert layer.region is not None
-        classes, slots = classes_by_port(self.product, layer, [reads])
+        classes, slots = classes_by_port(
+            self.product, layer, [self._places(layer, reads) for reads in readings])
         body = None if full else self.parts.last_row(layer.short, heads, APART)
         row = body is not None
-        body = body or self.parts.body(layer.short, heads, APART)
-        body = windowed(body, classes, place[0])
-        self.calls += 1
-        self.weights += body.weights
-        given = {slot: self._row(*read) if row and slot[0] in ("q", "") else self._full(*read)
-                 for slot, (read,) in slots.items()}
-        table = self.rows if row else self.full
-        like = None if row else layer.region.output
-        table[place] = self.assembler.part_by_slots(body, given, label, like)
+        body = windowed(body or self.parts.body(layer.short, heads, APART), classes, label)
+        made: list[fx.Node] = []
+        for i in range(len(readings)):
+            self.calls += 1
+            self.weights += body.weights
+            given = {slot: self._row(*read[i]) if row and slot[0] in ("q", "") else
+                     self._full(*read[i]) for slot, read in slots.items()}
+            made.append(self.assembler.part_by_slots(
+                body, given, label, None if row else layer.region.output))
+        return made, row
+
+    def _anchored(
+        self, layer: Component, join: Join, copies: list[Copy], reads: list[list[Tree]]
+    ) -> None:
+        """Copies as the whole layer on what most heads read, and changes of the other heads."""
+        bases = [base_of(self.product, layer, each) for each in reads]
+        uniform = [[base] * layer.members for base in bases]
+        apart = [each for each in reads if len(set(each)) > 1]
+        (whole,) = grouped(layer, [*(each for each in reads if each not in apart), *uniform])
+        groups = grouped(layer, [*apart, *uniform])
+        full = (join.name, copies[0].index) in self.wanted
+        known: dict[tuple[Any, ...], list[fx.Node]] = {}
+
+        def called(group: Group, read: Reads, base: Reads) -> list[fx.Node]:
+            """What heads write for a reading, and, if it hops, for the base in the same way."""
+            heads = None if group is whole or len(groups) == 1 else group.heads
+            key = (heads, read, base) if self._hops(layer, read) else (heads, read)
+            if key not in known:
+                label = _group_label(layer, group)
+                if self._hops(layer, read):
+                    made, row = self._windowed(label, layer, heads, [read, base], full)
+                else:
+                    one, row = self._plain(label, layer, heads, group.alike, read, full)
+                    made = [one]
+                known[key] = made if row or full else [
+                    self.assembler.graph.call_function(take, (each, 1, LAST)) for each in made]
+            return known[key]
+
+        def side(group: Group, tree: Tree, base: Reads, old: bool) -> fx.Node:
+            if is_split(tree):
+                sides = [side(group, each, base, old) for each in (tree.yes, tree.no)]
+                return self.positions.mixed(tree.test, layer.member_names[group.heads[0]], sides,
+                                            _group_label(layer, group), None if full else LAST)
+            if old and not self._hops(layer, tree):
+                return called(group, base, base)[0]
+            return called(group, tree, base)[old]
+
+        for copy, each, base in zip(copies, reads, bases, strict=True):
+            pairs = [side(group, each[group.heads[0]], base, old)
+                     for group in (groups if each in apart else [whole])
+                     if each[group.heads[0]] != base for old in (False, True)]
+            value = called(whole, base, base)[0]
+            if pairs:
+                value = self.assembler.changed(
+                    labelled(join.name, copy, len(copies)), value, pairs)
+            table = self.full if full else self.rows
+            table[join.name, copy.index] = value
 
     def _call(
         self, name: str, values: list[fx.Node], label: str, heads: tuple[int, ...] | None = None,
@@ -261,8 +332,13 @@ def readings_of(product: Product, name: str, index: int) -> Tree:
     return combine(lambda i: copies[i].reads, product.tree(name, index))
 
 
-def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set[Place]:
-    """Copies that somebody reads at all positions; of the others the last one is enough."""
+def wanted_in_full(
+    parts: Components, product: Product, reading: Reading, together: bool = False
+) -> set[Place]:
+    """Copies that somebody reads at all positions; of the others the last one is enough.
+
+    `together` wants all copies of a node if one is wanted.
+    """
     wanted: set[Place] = set()
     outputs = set(product.dag.outputs)
     wanted.update((name, i) for root in product.roots
@@ -271,6 +347,9 @@ def wanted_in_full(parts: Components, product: Product, reading: Reading) -> set
     for node in reversed(product.dag.nodes):
         names, columns = node.reads, reading.columns if node.name in outputs else None
         slots = _slots_in_full(parts, node, columns) if isinstance(node, Part) else ()
+        places = {(node.name, copy.index) for copy in product.copies[node.name]}
+        if together and places & wanted:
+            wanted |= places
         for copy in reversed(product.copies[node.name]):  # mixtures before what they mix
             if (node.name, copy.index) in wanted:
                 wanted.update(product.reads(node.name, copy.index))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.errors import HypothesisError, InputError, near
+from rewrite.expand.anchors import is_half
 from rewrite.expand.build import Built, Reading, build
 from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
@@ -266,7 +267,7 @@ def expand(
                               "component graph; build each with the same `parts`")
     if columns is not None and not last:
         raise HypothesisError("columns are computed at the last position: expand(..., last=True)")
-    reading = Reading(last, None if columns is None else tuple(columns))
+    reading = Reading(last, None if columns is None else tuple(columns), is_half(parts))
     start = time.perf_counter()
     product = expand_dag(parts.dag, [h.automaton for h in hypotheses])
     return Expansion(hypotheses, product, reading, single, time.perf_counter() - start)

@@ -14,18 +14,18 @@ from typing import Any
 
 from torch import fx
 
-from rewrite.expand.build import Built, Reading, grouped, readings_of, wanted_in_full
+from rewrite.expand.build import Built, Reading, wanted_in_full
 from rewrite.expand.positions import Positions, groups_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.expand.stackable import StackAssembler
 from rewrite.expand.stacked_heads import StackedHeads
+from rewrite.expand.stacked_layers import StackedLayers
 from rewrite.expand.stacks import ALL, LAST, Rows, Stacks
 from rewrite.expand.tails import tails_of
 from rewrite.ir.dag import Constant, Join, Node, Source
-from rewrite.ir.ops import as_ranges, take
+from rewrite.ir.ops import as_ranges, changed, take
 from rewrite.parts import Component, Components
 from rewrite.parts.tails import tail
-from rewrite.paths.tree import Tree, is_split, leaves
 from rewrite.rules.slicer import Body
 
 
@@ -53,7 +53,8 @@ class _Stacker:
         self.wanted = wanted_in_full(parts, product, reading)
         self.tails = tails_of(parts, product, self.wanted)
         self.stacks = Stacks(self.assembler, product.dag, self.tails)
-        self.heads = StackedHeads(parts, product, self.stacks)
+        self.heads = StackedHeads(parts, product, self.stacks, reading.anchored)
+        self.layers = StackedLayers(product, self.stacks, self.heads, self.positions)
         self.calls = 0
 
     def build(self, single: bool, together: bool) -> Built:
@@ -63,7 +64,7 @@ class _Stacker:
             every = self.product.copies[node.name]
             made = [copy for copy in every if isinstance(copy, Copy)]
             if isinstance(node, Join) and (layer := self._layer(node.name)):
-                self._attention(layer, node, made)
+                self.layers.add(layer, node, self._by_need(node.name, made))
             elif isinstance(node, Source):
                 self._source(node, made)
             elif isinstance(node, Join):
@@ -95,7 +96,7 @@ class _Stacker:
             tailed = self.tails.get(place)
             rows = LAST if place not in self.wanted else tailed.spots if tailed else ALL
             found.setdefault(rows, []).append(copy)
-        return found
+        return dict(sorted(found.items(), key=lambda item: item[0] != ALL))
 
     # one kind of node after the other
 
@@ -113,15 +114,35 @@ class _Stacker:
     def _part(self, node: Node, made: list[Copy], rows: Rows) -> None:
         body = self._row_body(node.name) if rows == LAST else (
             None if rows == ALL else tail(self.parts, node.name))
-        values = [self.stacks.read(name, [c.reads[slot] for c in made], rows)
-                  for slot, name in enumerate(node.reads)]
         start = self.stacks.start(rows) if isinstance(rows, frozenset) else None
+        anchors = self._anchors(node.name, made, rows)
+        further = [self.product.copies[node.name][i] for i in dict.fromkeys(anchors)]
+        called = [*made, *(copy for copy in further if isinstance(copy, Copy))]
+        values = [self.stacks.read(name, [c.reads[slot] for c in called], rows)
+                  for slot, name in enumerate(node.reads)]
         if self.parts.component(node.name).region is not None:
             self.calls += 1
-        with self.assembler.spread_over(len(made)):
+        with self.assembler.spread_over(len(called)):
             value = self.assembler.part(
                 node.name, values, body=body, label=node.name, start=start)
+        if anchors:
+            places = [c.index for c in called]
+            value = self.stacks.call(
+                changed, self._read(node.name, anchors, rows),
+                self.stacks.gather(value, len(called), range(len(made))),
+                self.stacks.gather(value, len(called), [places.index(i) for i in anchors]))
         self.stacks.add(node.name, [c.index for c in made], value, rows)
+
+    def _anchors(self, name: str, made: list[Copy], rows: Rows) -> list[int]:
+        """For each copy at some rows one that is kept at all, where copies are anchored."""
+        whole = self.stacks.kept.get(name, {}).get(ALL)
+        if not self.reading.anchored or rows == ALL or whole is None:
+            return []
+        if self.parts.component(name).region is None:
+            return []
+        first = next(iter(whole.places))
+        return [self.tails[name, c.index].base if (name, c.index) in self.tails else first
+                for c in made]
 
     def _mix(self, name: str, mixed: list[Mixed]) -> None:
         """Values that are one copy at some positions and another elsewhere."""
@@ -138,61 +159,21 @@ class _Stacker:
                 indices = [each.index for each in alike]
                 self.stacks.add(name, indices, self.stacks.join(values), rows)
 
-    def _attention(self, layer: Component, join: Join, made: list[Copy]) -> None:
-        """Copies whose heads read alike are one call of the layer, the others calls of heads."""
-        names = [name for name in join.terms if name in self.members]
-        reads = {c.index: [readings_of(self.product, name, index)
-                           for name, index in zip(join.terms, c.reads, strict=True)
-                           if name in self.members] for c in made}
-        for rows, some in self._by_need(join.name, made).items():
-            fused = [c for c in some if len(set(reads[c.index])) == 1]
-            apart = [c for c in some if len(set(reads[c.index])) > 1]
-            if fused:
-                (group,) = grouped(layer, [reads[c.index] for c in fused])
-                trees = [reads[c.index][0] for c in fused]
-                value = self._trees(layer, None, group.alike, trees, rows)
-                self.stacks.add(join.name, [c.index for c in fused], value, rows)
-            if apart:
-                terms = [self._trees(layer, group.heads, group.alike,
-                                     [reads[c.index][group.heads[0]] for c in apart], rows)
-                         for group in grouped(layer, [reads[c.index] for c in apart])]
-                terms += [self.stacks.read(name, [0] * len(apart), rows)
-                          for name in join.terms if name not in names]
-                value = self.assembler.join(join.name, terms)
-                self.stacks.add(join.name, [c.index for c in apart], value, rows)
-
-    def _trees(
-        self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
-        trees: list[Tree], rows: Rows,
-    ) -> fx.Node:
-        """A group of heads for each reading, which may be a mixture of readings."""
-        distinct = list(dict.fromkeys(
-            read for tree in trees for read in (leaves(tree) if is_split(tree) else (tree,))))
-        stack = self.heads.run(layer, heads, alike, distinct, rows)
-        if not any(map(is_split, trees)):
-            order = [distinct.index(read) for read in trees]
-            return self.stacks.gather(stack, len(distinct), order)
-
-        def value(tree: Tree) -> fx.Node:
-            if not is_split(tree):
-                return self.stacks.gather(stack, len(distinct), [distinct.index(tree)])
-            sides = [value(tree.yes), value(tree.no)]
-            return self.positions.mixed(
-                tree.test, layer.short, sides, layer.short, self.stacks.ranges(rows))
-
-        return self.stacks.join([value(tree) for tree in trees])
-
     def _output(self, name: str, wanted: list[int]) -> fx.Node:
-        columns = self.reading.columns
-        rows = LAST if self.reading.rows(self.parts, name) else ALL
-        value = self.stacks.read(name, wanted, rows)
+        return self._read(name, wanted, LAST if self.reading.rows(self.parts, name) else ALL)
+
+    def _read(self, name: str, wanted: Sequence[int], rows: Rows) -> fx.Node:
+        """Copies at some rows; of outputs only the columns that are asked for."""
+        value, columns = self.stacks.read(name, wanted, rows), self._columns(name)
         if columns is None or (rows == LAST and self.stacks.is_kept(name, wanted[0], LAST)):
             return value
         return self.stacks.call(take, value, -1, as_ranges(columns))
 
+    def _columns(self, name: str) -> tuple[int, ...] | None:
+        return self.reading.columns if name in self.product.dag.outputs else None
+
     def _row_body(self, name: str) -> Body | None:
-        columns = self.reading.columns if name in self.product.dag.outputs else None
-        return self.parts.last_row(name, columns=columns)
+        return self.parts.last_row(name, columns=self._columns(name))
 
     def _layer(self, name: str) -> Component | None:
         short, _, end = name.rpartition(".")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from rewrite.expand.anchors import Reads
 from rewrite.expand.build import Place, keys_apart
 from rewrite.expand.positions import Spots
 from rewrite.expand.product import Product
@@ -14,11 +15,11 @@ from rewrite.expand.stacks import ALL, LAST, Rows, Stacks
 from rewrite.expand.tails import Tail
 from rewrite.expand.windows import APART, classes_by_port, classes_of, windowed
 from rewrite.ir.dag import Part
+from rewrite.ir.ops import changed, take
 from rewrite.parts import Component, Components
 from rewrite.parts.tails import opened
 from rewrite.rules.opened import Opened, Opening
 
-Reads = tuple[int, ...]
 Reading = tuple[Place, ...]  # what one port reads
 NOTHING: Spots = frozenset()
 
@@ -34,28 +35,42 @@ class Based:
 class StackedHeads:
     """Runs groups of heads on the distinct sets of copies that they read."""
 
-    def __init__(self, parts: Components, product: Product, stacks: Stacks) -> None:
+    def __init__(
+        self, parts: Components, product: Product, stacks: Stacks, anchored: bool
+    ) -> None:
         self.parts, self.product, self.stacks = parts, product, stacks
+        self.anchored = anchored
         self.assembler = stacks.assembler
         self.calls = 0
 
     def run(
         self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
-        reads: list[Reads], rows: Rows,
+        reads: list[Reads], rows: Rows, hops: bool | None = None,
     ) -> fx.Node:
-        """Some heads of a layer (None: all), one copy for each of `reads`."""
-        first = self.product.dag[layer.member_names[heads[0] if heads else 0]]
-        assert isinstance(first, Part)
-        places = [list(zip(first.reads, read, strict=True)) for read in reads]
-        hopping = [i for i, each in enumerate(places) if classes_of(self.product, each)]
-        if not hopping:
+        """Some heads of a layer (None: all), one copy for each of `reads`.
+
+        `hops` says whether they are called as what differs by the hop is; None: if they do.
+        """
+        places = self._places(layer, reads)
+        apart = [i for i, read in enumerate(reads)
+                 if hops or (hops is None and self.hops(layer, read))]
+        if not apart:
             return self._plain(layer, heads, alike, places, rows)
-        made = [self._windowed(layer, heads, [places[i] for i in hopping], rows)]
-        if plain := [i for i in range(len(reads)) if i not in hopping]:
+        made = [self._windowed(layer, heads, [places[i] for i in apart], rows)]
+        if plain := [i for i in range(len(reads)) if i not in apart]:
             made.append(self._plain(layer, heads, alike, [places[i] for i in plain], rows))
-        order = [*hopping, *plain]
+        order = [*apart, *plain]
         return self.stacks.gather(
             self.stacks.join(made), len(reads), [order.index(i) for i in range(len(reads))])
+
+    def hops(self, layer: Component, read: Reads) -> bool:
+        """Whether keys or values of a reading differ by the hop."""
+        return bool(classes_of(self.product, self._places(layer, [read])[0]))
+
+    def _places(self, layer: Component, reads: Sequence[Reads]) -> list[list[Place]]:
+        first = self.product.dag[layer.member_names[0]]
+        assert isinstance(first, Part)
+        return [list(zip(first.reads, read, strict=True)) for read in reads]
 
     def _plain(
         self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
@@ -136,13 +151,30 @@ class StackedHeads:
         pieces = [self._call(layer, opening, whole, ALL)]
         order += whole
         for spots, found in by_spots.items():
-            tail = self._call(layer, opening, list(found), spots)
             base = self.stacks.gather(
                 pieces[0], len(whole), [whole.index(each) for each in found.values()])
+            tail = self._tail(layer, opening, found, base, spots)
             pieces.append(self.stacks.complete(base, tail, opening.axis, spots))
             order += found
         return self.stacks.gather(
             self.stacks.join(pieces), len(order), [order.index(each) for each in readings])
+
+    def _tail(
+        self, layer: Component, opening: Opening, found: dict[Reading, Reading], base: fx.Node,
+        spots: Spots,
+    ) -> fx.Node:
+        """Keys or values from the first of some spots on, of readings with what they are based on.
+
+        If copies are anchored, the bases are called again with them.
+        """
+        if not self.anchored:
+            return self._call(layer, opening, list(found), spots)
+        called = list(dict.fromkeys((*found, *found.values())))
+        value = self._call(layer, opening, called, spots)
+        new, old = (self.stacks.gather(value, len(called), [called.index(each) for each in some])
+                    for some in (found.keys(), found.values()))
+        rows = self.stacks.call(take, base, opening.axis, self.stacks.ranges(spots))
+        return self.stacks.call(changed, rows, new, old)
 
     def _call(
         self, layer: Component, opening: Opening, readings: list[Reading], rows: Rows

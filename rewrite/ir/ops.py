@@ -58,6 +58,19 @@ def total(*terms: Tensor) -> Tensor:
     return reduce(torch.add, terms)
 
 
+def changed(base: Tensor, *pairs: Tensor) -> Tensor:
+    """`base` plus each `new - old` of the pairs; half precision is added up in float32.
+
+    >>> changed(torch.tensor(256.0).half(), *map(torch.tensor, (1.0, 0.25, 3.0, 3.0)))
+    tensor(256.7500, dtype=torch.float16)
+    """
+    wide = torch.promote_types(base.dtype, torch.float32)
+    result = base.to(wide)
+    for new, old in zip(pairs[::2], pairs[1::2], strict=True):
+        result = result + (new.to(wide) - old.to(wide))
+    return result.to(base.dtype)
+
+
 def rows_of(x: Tensor, numbers: Tensor | None, wanted: tuple[int, ...]) -> Tensor:
     """`x` with all rows set to zero whose number (by default 0, 1, 2, ...) is not wanted.
 

@@ -12,7 +12,7 @@ from torch import fx
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.edit import Calling
 from rewrite.ir.flow import args
-from rewrite.ir.ops import total
+from rewrite.ir.ops import changed, total
 from rewrite.ir.spec import check
 from rewrite.ir.values import alike as same
 from rewrite.ir.values import attribute, infer, mode_of
@@ -79,6 +79,13 @@ class Assembler:
                 values) if o in known else self.given(o))
         made = self.graph.create_node("call_function", target, given, options, name=_plain(name))
         made.meta["component"] = name
+        return made
+
+    def changed(self, label: str, base: fx.Node, pairs: Sequence[fx.Node]) -> fx.Node:
+        """`base` plus what each two of `pairs` differ by."""
+        made = self.graph.create_node(
+            "call_function", changed, (base, *pairs), name=_plain(label))
+        made.meta["component"] = label
         return made
 
     def part(

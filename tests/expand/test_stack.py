@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ def test_the_literal_module(family: str, data: st.DataObject) -> None:
     if options["last"] and data.draw(st.booleans()):
         options["columns"] = [1, 5, 6]
     exp = rw.expand(made if data.draw(st.booleans()) else made[0], **options)
+    exp = replace(exp, reading=replace(exp.reading, anchored=data.draw(st.booleans())))
     literal, stacked = both(exp, batch=data.draw(st.sampled_from([1, 3])))
     assert agree(stacked, literal)
 
@@ -125,8 +127,9 @@ def test_gradients() -> None:
         assert a is None or torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("anchored", [False, True])
 @pytest.mark.parametrize("name", ["mixtral", "t5", "vit", "deberta", "bloom"])
-def test_other_kinds_of_models(name: str) -> None:
+def test_other_kinds_of_models(name: str, anchored: bool) -> None:
     """Experts, two stacks, images, attention of other layouts."""
     family, exact = TABLE[name], name != "mixtral"  # grouped products take no doubles
     parts = rw.trace(family.build(torch.float64 if exact else torch.float32), {
@@ -144,6 +147,7 @@ def test_other_kinds_of_models(name: str) -> None:
             runs[run][spec.name] = torch.ones(sizes, dtype=spec.dtype) if "mask" in spec.name else (
                 torch.randn(sizes, generator=draw, dtype=spec.dtype)
                 if spec.dtype.is_floating_point else torch.randint(3, 60, sizes, generator=draw))
+    exp = replace(exp, reading=replace(exp.reading, anchored=anchored))
     arguments = exp.arguments(runs)
     with torch.no_grad():
         literal, stacked = exp.module(*arguments), exp.stacked(*arguments)

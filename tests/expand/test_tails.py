@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ def test_the_literal_module(family: str, data: st.DataObject) -> None:
         chosen = data.draw(st.lists(placed, min_size=1, max_size=3, unique=True))
         made.append(rw.Hypothesis(parts, {"clean": " | ".join(chosen)}, "corrupt"))
     exp = rw.expand(made[data.draw(st.integers(0, 2)):], last=data.draw(st.booleans()))
+    exp = replace(exp, reading=replace(exp.reading, anchored=data.draw(st.booleans())))
     positions = {"A": data.draw(masks()), "B": data.draw(masks())}
     runs = {run: runs_of(parts)[run] for run in exp.runs}
     with torch.no_grad():
