@@ -19,11 +19,11 @@ from collections.abc import Sequence
 
 import torch
 
+from rewrite.expand.groups import Reads
 from rewrite.expand.product import Mixed, Product
 from rewrite.parts import Component, Components
 from rewrite.paths.tree import Tree, is_split
 
-Reads = tuple[int, ...]
 HALF = (torch.bfloat16, torch.float16)
 
 

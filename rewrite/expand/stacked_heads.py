@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from rewrite.expand.anchors import Reads
-from rewrite.expand.build import Place, keys_apart
+from rewrite.expand.groups import Place, Reads, keys_apart, places_of
 from rewrite.expand.positions import Spots
 from rewrite.expand.product import Product
 from rewrite.expand.stacks import ALL, LAST, Rows, Stacks
 from rewrite.expand.tails import Tail
-from rewrite.expand.windows import APART, classes_by_port, classes_of, windowed
-from rewrite.ir.dag import Part
+from rewrite.expand.windows import APART, classes_by_port, hops, windowed
 from rewrite.ir.ops import changed, take
 from rewrite.parts import Component, Components
 from rewrite.parts.tails import opened
@@ -45,15 +43,15 @@ class StackedHeads:
 
     def run(
         self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],
-        reads: list[Reads], rows: Rows, hops: bool | None = None,
+        reads: list[Reads], rows: Rows, by_hop: bool | None = None,
     ) -> fx.Node:
         """Some heads of a layer (None: all), one copy for each of `reads`.
 
-        `hops` says whether they are called as what differs by the hop is; None: if they do.
+        `by_hop` calls all of them as those that differ by the hop, or none; None: those that do.
         """
-        places = self._places(layer, reads)
+        places = [places_of(self.product, layer, read) for read in reads]
         apart = [i for i, read in enumerate(reads)
-                 if hops or (hops is None and self.hops(layer, read))]
+                 if by_hop or (by_hop is None and hops(self.product, layer, read))]
         if not apart:
             return self._plain(layer, heads, alike, places, rows)
         made = [self._windowed(layer, heads, [places[i] for i in apart], rows)]
@@ -62,15 +60,6 @@ class StackedHeads:
         order = [*apart, *plain]
         return self.stacks.gather(
             self.stacks.join(made), len(reads), [order.index(i) for i in range(len(reads))])
-
-    def hops(self, layer: Component, read: Reads) -> bool:
-        """Whether keys or values of a reading differ by the hop."""
-        return bool(classes_of(self.product, self._places(layer, [read])[0]))
-
-    def _places(self, layer: Component, reads: Sequence[Reads]) -> list[list[Place]]:
-        first = self.product.dag[layer.member_names[0]]
-        assert isinstance(first, Part)
-        return [list(zip(first.reads, read, strict=True)) for read in reads]
 
     def _plain(
         self, layer: Component, heads: tuple[int, ...] | None, alike: dict[str, str],

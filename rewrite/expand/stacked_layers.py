@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import fx
 
-from rewrite.expand.anchors import Reads, base_of
-from rewrite.expand.build import Group, grouped, readings_of
+from rewrite.expand.anchors import base_of
+from rewrite.expand.groups import Group, Reads, grouped, readings_of
 from rewrite.expand.positions import Positions
 from rewrite.expand.product import Copy, Product
 from rewrite.expand.stacked_heads import StackedHeads
 from rewrite.expand.stacks import ALL, Rows, Stacks
+from rewrite.expand.windows import hops
 from rewrite.ir.dag import Join
 from rewrite.ir.ops import changed
 from rewrite.parts import Component
@@ -107,7 +108,7 @@ class StackedLayers:
         bases = {i: base_of(self.product, layer, trees) for i, trees in reads.items()}
         home = ALL if ALL in needs else next(iter(needs))
         of_it = {c.index for c in needs[home] if len(set(reads[c.index])) == 1 and not any(
-            self.heads.hops(layer, read) for read in leaves(reads[c.index][0]))}
+            hops(self.product, layer, read) for read in leaves(reads[c.index][0]))}
         wanted = list(dict.fromkeys(read for c in needs[home] for read in (
             leaves(reads[c.index][0]) if c.index in of_it else (bases[c.index],))))
         node = self.heads.run(layer, None, _alike(layer, wanted), wanted, home, False)
@@ -135,8 +136,9 @@ class StackedLayers:
         for group in grouped(layer, [*reads.values(), *uniform]):
             changes.add(group, {i: (reads[i][group.heads[0]], bases[i]) for i in reads})
         for count in sorted(set(map(len, changes.pairs.values()))):
-            some = [i for i in reads if len(changes.pairs[i]) == count]
-            sides = [self._mixed(layer, changes.made, [changes.pairs[i][n][side] for i in some], rows)
+            some = {i: pairs for i, pairs in changes.pairs.items() if len(pairs) == count}
+            sides = [self._mixed(layer, changes.made, [pairs[n][side] for pairs in some.values()],
+                                 rows)
                      for n in range(count) for side in (0, 1)]
             value = self._mixed(layer, whole, [anchors[i] for i in some], rows)
             if sides:
@@ -160,16 +162,16 @@ class _Changes:
         """
         number = len(self.nodes)
         some = {i: (tree, base) for i, (tree, base) in wanted.items() if tree != base}
-        for hops in (False, True):
+        for by_hop in (False, True):
             distinct = list(dict.fromkeys(
                 each for tree, base in some.values() for read in leaves(tree)
-                if self.heads.hops(self.layer, read) == hops for each in (read, base)))
+                if hops(self.heads.product, self.layer, read) == by_hop for each in (read, base)))
             if distinct:
                 heads = group.heads if len(group.heads) < self.layer.members else None
                 self.nodes.append(
-                    self.heads.run(self.layer, heads, group.alike, distinct, self.rows, hops))
+                    self.heads.run(self.layer, heads, group.alike, distinct, self.rows, by_hop))
                 for read in distinct:
-                    self.places[number, hops, read] = len(self.places)
+                    self.places[number, by_hop, read] = len(self.places)
         for i, (tree, base) in wanted.items():
             pairs = self.pairs.setdefault(i, [])
             if i in some:
@@ -179,7 +181,7 @@ class _Changes:
 
     def _place(self, number: int, read: Reads, wanted: Reads) -> Place:
         """Where `wanted` is, of the call in which `read` is."""
-        return number, self.heads.hops(self.layer, read), wanted
+        return number, hops(self.heads.product, self.layer, read), wanted
 
     @cached_property
     def made(self) -> Made:

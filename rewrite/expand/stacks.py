@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from rewrite.expand.build import LAST as LAST_ROW
-from rewrite.expand.build import Place
+from rewrite.expand.groups import Place
 from rewrite.expand.positions import Spots
 from rewrite.expand.stackable import StackAssembler
 from rewrite.expand.tails import Tail
+from rewrite.expand.values import LAST as LAST_ROW
 from rewrite.ir.dag import Constant, Dag
 from rewrite.ir.ops import copies, take, with_tail
 from rewrite.ir.values import devices

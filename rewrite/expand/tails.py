@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rewrite.expand.build import Place
+from rewrite.expand.groups import Place
 from rewrite.expand.positions import Spot, Spots, length_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.ir.dag import Constant, Node, Part

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from rewrite.errors import HypothesisError
+from rewrite.expand.groups import PORTS, Place, Reads, places_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.ir.flow import CONTRACTIONS, args, shape
 from rewrite.ir.ops import at_hops, attention_pattern, attention_scores, by_hop, weighed
@@ -30,8 +31,6 @@ aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
 SIZES = {aten.sym_size.int, aten.sym_stride.int, aten.sym_numel.default}
 ALIGNED = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, operator.add, operator.mul}
-Place = tuple[str, int]  # a node and which copy of it
-PORTS = ("q", "k", "v")
 APART = {"q": "q", "k": "k", "v": "v"}
 
 
@@ -58,6 +57,11 @@ def classes_of(product: Product, reads: Sequence[Place]) -> tuple[int, ...]:
             offsets.add(copy.test.offset)
             stack += [(name, copy.yes), (name, copy.no)]
     return tuple(sorted(offsets, reverse=True))
+
+
+def hops(product: Product, layer: Component, reads: Reads) -> bool:
+    """Whether keys or values of a reading differ by the hop."""
+    return bool(classes_of(product, places_of(product, layer, reads)))
 
 
 def classes_by_port(
