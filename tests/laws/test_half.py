@@ -54,7 +54,7 @@ def same_prompt(parts: rw.Components, batch: int, seed: int) -> dict[str, Tensor
 @pytest.mark.parametrize(("family", "dtype"), [
     ("gpt2", BF16), ("llama", BF16), ("gemma2", FP16), ("bert", BF16), ("t5", BF16),
     ("mixtral", BF16)])
-def test_a_prompt_patched_with_itself(family: str, dtype: torch.dtype, draws: int = 4) -> None:
+def test_a_prompt_patched_with_itself(family: str, dtype: torch.dtype, draws: int = 3) -> None:
     """By any paths, alone and with others: not one bit is another."""
     parts = trace(TABLE[family].build(dtype)).components()
     chance = Random(family)
@@ -207,8 +207,12 @@ def by_paths(model: nn.Module, a: Tensor, b: Tensor, wanted: list[str], how: str
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_errors_are_those_of_hooks(family: str, examples: int = 16) -> None:
-    """Against the same weights in double precision."""
+    """Against the same weights in double precision; one token differs, and effects are small."""
     model = tiny(family, BF16)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(0.3)
     a, b = tokens(examples, 6, 1), tokens(examples, 6, 1)
     b[:, 2] = tokens(examples, 1, 2)[:, 0]
     exact = by_hooks(family, deepcopy(model).double(), a, b)
