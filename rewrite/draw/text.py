@@ -91,10 +91,12 @@ def html(text: str, size: int = NORMAL, color: str = INK, bold: bool = False) ->
 
 
 def parity(certificate: object) -> str:
-    """The certificate of a trace for a caption, without the attempts that came before.
+    """The certificate of a trace for a caption, without attempts before and what was guessed.
 
     >>> parity(None)
     'parity: not measured'
     """
-    said = str(certificate).partition("; tried before")[0] if certificate else "not measured"
+    said = str(certificate) if certificate else "not measured"
+    for rest in ("; tried before", "; which sizes vary", "; sizes as asked"):
+        said = said.partition(rest)[0]
     return said if said.startswith("parity") else f"parity: {said}"

@@ -14,6 +14,7 @@ from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import check
+from rewrite.trace.axes import Named, asked, described
 from rewrite.trace.calls import first_call
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
@@ -35,6 +36,7 @@ def trace(
     inputs: Mapping[str, Tensor] | None = None,
     *,
     dtype: torch.dtype | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Graph:
     """The graph of a model, exact for other batch sizes and lengths than those of `inputs`.
 
@@ -45,17 +47,31 @@ def trace(
     `certificate` tells how far it is from eager PyTorch, measured on shapes that it was not
     traced with.
 
+    `dynamic` says which axes of the inputs vary from call to call, and what their sizes are
+    called; sizes of one name are equal.  All others are fixed, and enforced: `dynamic={}` fixes
+    every size.  If it is left out the first axis (the batch) varies, and the second where it
+    looks like a length (of whole numbers `[batch, length]`, of vectors); the certificate says
+    what was guessed.  Stacking examples and positions (`m0@[2]`) need the batch on axis 0 and
+    the length on axis 1: call them "batch" and "seq" to have that checked.
+
     Weights are not needed: for a configuration of transformers, the path of a `config.json`,
     or a model on the meta device, the graph can be cut into components, expanded, drawn and
     planned, but not called, until `graph.with_weights(model)` gives it weights.
 
-    Raises `TraceError` if the model is in training mode, cannot be exported, returns
-    something else than tensors, keeps its weights elsewhere or packed, or if its trace
-    disagrees with it.
+    The model and the process are as before afterwards: parameters, buffers, modes, hooks,
+    random numbers, settings.  Raises `InputError` if `dynamic` does not fit the inputs, and
+    `TraceError` if the model is in training mode, cannot be exported, returns
+    something else than tensors, keeps its weights elsewhere or packed, draws random numbers, or
+    if its trace disagrees with it.
 
     >>> graph = trace(torch.nn.Linear(2, 3).eval(), inputs={"input": torch.ones(3, 2)})
     >>> graph.certificate.difference
     0.0
+    >>> pool = torch.nn.AdaptiveAvgPool2d(1).eval()
+    >>> graph = trace(pool, {"input": torch.ones(2, 3, 8, 9)},
+    ...               dynamic={"input": {0: "batch", 2: "height", 3: "width"}})
+    >>> graph.inputs[0].describe()
+    'input: float32 [batch, 3, height, width]'
     """
     module = load(model, dtype)
     check_supported(module)
@@ -64,11 +80,12 @@ def trace(
         module = faked(module)
     with forgotten(module), kept(module) as state:
         given = dict(default_inputs(module) if inputs is None else inputs)
+        named = asked(dynamic, given)
         start = time.perf_counter()
         flat = Flat(module, tuple(given))
         flat.outputs, left_out = output_spec(first_call(flat, given, state))
         captured, certificate = _first_right(
-            flat, given, start, (*left_out, *hook_notes(module)), state)
+            flat, given, start, (*left_out, *hook_notes(module)), state, named)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     graph = Graph(found, captured.inputs, flat.outputs, type(module).__name__,
@@ -78,12 +95,13 @@ def trace(
 
 
 def _first_right(
-    flat: Flat, given: Mapping[str, Tensor], start: float, notes: tuple[str, ...], state: State
+    flat: Flat, given: Mapping[str, Tensor], start: float, notes: tuple[str, ...], state: State,
+    named: Named | None,
 ) -> tuple[Capture, Certificate]:
     """The first capture that agrees with the model on the given inputs and at other sizes."""
     failures: list[Failure] = []
-    examples = fresh(given)
-    for captured in capture(flat, examples, failures):
+    examples = fresh(given, tile=named is None)
+    for captured in capture(flat, examples, failures, named):
         try:
             right, parity = compare(captured, flat, given, examples, state)
         except TraceError as error:
@@ -91,5 +109,6 @@ def _first_right(
             continue
         before = (f"tried before: {failure}" for failure in failures)
         return right, certificate_of(parity, right.method, time.perf_counter() - start,
-                                     (*notes, *right.notes, *before))
+                                     (*notes, *right.notes, *before),
+                                     described(right.inputs, named is not None))
     raise AssertionError("the ladder ends with an error")

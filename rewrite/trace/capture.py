@@ -16,6 +16,7 @@ from rewrite.errors import TraceError
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.graph import InputSpec
 from rewrite.ir.size_text import unmet
+from rewrite.trace.axes import Named, check_labels, fixed_by_model
 from rewrite.trace.cleanup import clean, is_region, sweep
 from rewrite.trace.flat import Flat
 from rewrite.trace.functional import lasting, make_functional, mutates
@@ -35,6 +36,7 @@ class Capture:
     notes: tuple[str, ...]
     guards: tuple[str, ...]  # conditions on the shapes of the inputs, as Python expressions
     length: bool = True  # whether the length varies
+    said: bool = False  # whether the user said which axes vary
 
     def failure(self, reason: str) -> Failure:
         """What is noted if the trace turns out not to be the model."""
@@ -46,17 +48,20 @@ class Capture:
 
 
 def capture(
-    flat: Flat, inputs: Mapping[str, Tensor], failures: list[Failure]
+    flat: Flat, inputs: Mapping[str, Tensor], failures: list[Failure], named: Named | None = None
 ) -> Iterator[Capture]:
     """What each rung of the ladder makes of `flat`, best first; raises when none is left.
 
     `failures` collects why rungs did not work, so that nothing is tried silently.  A rung
-    that cannot help against the failures so far is left out.
+    that cannot help against the failures so far is left out, and so is one that would fix an
+    axis of `named`, those that the user wants to vary.
     """
     hint = ""
     for rung in LADDER:
-        axes = rung.axes(inputs, failures)
-        if (rung.named or not rung.length) and axes == LADDER[0].axes(inputs):
+        axes = rung.axes(inputs, failures) if named is None else {
+            name: tuple(dims) for name, dims in named.items()}
+        if (rung.named or not rung.length) and (
+                named is not None or axes == LADDER[0].axes(inputs)):
             continue  # nothing to fix: the inputs have no length
         if not rung.may_help(flat.model, failures, flat.fake):
             continue
@@ -66,13 +71,15 @@ def capture(
             try:
                 with kept(flat.model):
                     _call_once(flat, inputs)
-                    made = _export(flat, inputs, axes, rung)
+                    made = _export(flat, inputs, axes, rung, named)
             except Exception as error:  # each failure is reported, none is swallowed
                 failures.append(Failure.of(rung, error))
                 hint = hint or remedy(flat.model, error)
                 continue
         yield replace(made, notes=change.notes, guards=made.guards + _limits(change, made))
     said = "".join(f"\n  {failure}" for failure in failures)
+    if named is not None:
+        said += fixed_by_model(named, [place for failure in failures for place in failure.fixed])
     raise TraceError(f"{type(flat.model).__name__} cannot be traced:{said}\nLook for control "
                      "flow that depends on tensor values, or trace the submodule that you "
                      f"need{hint}")
@@ -93,7 +100,8 @@ def _limits(change: Change, made: Capture) -> tuple[str, ...]:
 
 
 def _export(
-    flat: Flat, inputs: Mapping[str, Tensor], axes: Mapping[str, tuple[int, ...]], rung: Rung
+    flat: Flat, inputs: Mapping[str, Tensor], axes: Mapping[str, tuple[int, ...]], rung: Rung,
+    named: Named | None = None,
 ) -> Capture:
     dim = Dim.AUTO if rung.automatic else Dim.DYNAMIC
     shapes = tuple(dict.fromkeys(axes[name], dim) for name in flat.names)
@@ -119,8 +127,9 @@ def _export(
     if left := mutates(exported.graph):
         raise TraceError(f"{left[0].format_node()} writes into its operand")
     module = _plain(exported, flat)
-    return Capture(module, _input_specs(module, inputs), dict(axes), rung.name, (), guards,
-                   rung.length)
+    name = rung.name if named is None else rung.name.replace(", batch and length dynamic", "")
+    return Capture(module, _input_specs(module, inputs, named or {}), dict(axes), name, (),
+                   guards, rung.length, named is not None)
 
 
 def _check_sizes(
@@ -194,7 +203,9 @@ def _own(model: nn.Module, name: str, exported: nn.Module, fallback: str) -> Any
     return found
 
 
-def _input_specs(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> tuple[InputSpec, ...]:
+def _input_specs(
+    module: fx.GraphModule, inputs: Mapping[str, Tensor], named: Named
+) -> tuple[InputSpec, ...]:
     labels: dict[str, str] = {}
     specs = []
     for node in module.graph.nodes:
@@ -205,6 +216,10 @@ def _input_specs(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> tuple[
         for axis, size in enumerate(value.shape):
             if isinstance(size, int):
                 shape.append(size)
+                continue
+            if label := named.get(str(node.target), {}).get(axis):
+                check_labels(labels, str(size), label)
+                shape.append(labels.setdefault(str(size), label))
                 continue
             plain = ("batch", "seq")[axis] if axis < 2 else f"dim{axis}"
             taken = plain in labels.values() and str(size) not in labels

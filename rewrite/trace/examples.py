@@ -197,10 +197,10 @@ SEQUENCES = {"input_ids", "decoder_input_ids", "inputs_embeds"}
 SHORTER = (8, 6, 5, 4, 3, 2, 1)
 
 
-def fresh(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fresh(inputs: Mapping[str, Tensor], tile: bool = True) -> dict[str, Tensor]:
     """Contiguous copies, with a batch of one tiled: export takes a size of 1 as fixed."""
     batch = {value.shape[0] for value in inputs.values() if value.ndim}
-    times = BATCH if batch == {1} else 1
+    times = BATCH if tile and batch == {1} else 1
     return {name: torch.cat([v.detach()] * times).contiguous().clone() if v.ndim else v.clone()
             for name, v in inputs.items()}
 

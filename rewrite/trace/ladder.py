@@ -62,6 +62,12 @@ class Failure:
         """Whether the model fixes a size that should vary."""
         return self.constrains and "specialized it to be a constant" in self.text
 
+    @property
+    def fixed(self) -> list[tuple[int, int]]:
+        """Places of inputs and their axes that should vary and that the model fixes."""
+        lines = (line for line in self.text.splitlines() if "specialized it" in line)
+        return [(int(place), int(axis)) for line in lines for place, axis in _NAMED.findall(line)]
+
     def __str__(self) -> str:
         return f"{self.method}: {self.reason}"
 

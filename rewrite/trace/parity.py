@@ -59,11 +59,12 @@ class Parity:
 
 
 def certificate_of(
-    parity: Parity, method: str, seconds: float, notes: tuple[str, ...]
+    parity: Parity, method: str, seconds: float, notes: tuple[str, ...], varying: str = ""
 ) -> Certificate:
     """The certificate of a graph that was compared with its model."""
     return Certificate(parity.difference, parity.scale, parity.shapes, method, seconds,
-                       (*parity.notes, *notes), parity.gradients, parity.unequal, parity.longest)
+                       (*parity.notes, *notes), parity.gradients, parity.unequal, parity.longest,
+                       varying)
 
 
 class Refused(Exception):
@@ -336,6 +337,9 @@ class _Comparison:
                                  f"as {_kind(have)}, the model as {_kind(want)}")
 
     def _described(self, inputs: Mapping[str, Tensor]) -> str:
+        if self.captured.said and self.sizes:
+            sizes = sizes_of(inputs, self.shapes).items()
+            return " ".join(f"{name}={size}" for name, size in sizes)
         return describe(inputs)
 
 

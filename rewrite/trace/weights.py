@@ -188,7 +188,8 @@ def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Tensor] | Non
         raise TraceError(f"with these weights the graph is not {type(model).__name__}, {error}: "
                          "was it traced from the same configuration?  Trace the loaded model "
                          "itself: rw.trace(model)") from error
-    certificate = certificate_of(parity, method, old.seconds if old else 0.0, notes)
+    certificate = certificate_of(parity, method, old.seconds if old else 0.0, notes,
+                                 old.varying if old else "")
     return replace(graph, guards=captured.guards, certificate=certificate)
 
 
