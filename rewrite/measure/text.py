@@ -49,11 +49,13 @@ class SpecialTokens:
         """Of which texts they are no part twice."""
         every = [_ids(tokenizer, text, False) for lines in texts.values() for text in lines]
         found: list[str] = []
-        for has, ids, verb in ((self.begin, self.before, "begin"), (self.end, self.behind, "end")):
+        for has, ids, verb, where in ((self.begin, self.before, "begin", "in front of"),
+                                      (self.end, self.behind, "end", "behind")):
             if count := sum(map(has, every)):
-                names = " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
-                found.append(f"{count} of {len(every)} texts {verb} with {names} themselves, and "
-                             "got no second one")
+                names = tokenizer.convert_ids_to_tokens(list(ids))
+                first = names[0] if verb == "begin" else " ".join(names)
+                found.append(f"{count} of {len(every)} texts {verb} with {first}: the tokenizer's "
+                             f"own {' '.join(names)} was not put {where} them")
         return tuple(found)
 
 

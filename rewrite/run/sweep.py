@@ -27,6 +27,7 @@ from rewrite.run.places import Asked, edges_asked, nodes_asked, paths_asked
 from rewrite.run.record import Record, digest_of, digest_of_model, digest_of_pairs
 from rewrite.run.remote import RowFailed
 from rewrite.run.task import Found, Task
+from rewrite.run.view import View
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Sweep:
     patched model), the interval of the effect (`low`, `high`), `change` (mean signed change of
     the score), and `paths`: the set that was patched, as `rw.paths` reads it.  A row is what
     `evaluate` gives for `Hypothesis(parts, {patch: row.paths}, default=reference)`: `effect`
-    is its AUE.  `notes` say what had to be made smaller to fit into memory.
+    is its AUE.  `notes` say what had to be made smaller to fit into memory, and `read` what the
+    metric reads of the outputs.
     """
 
     table: pd.DataFrame
@@ -45,6 +47,7 @@ class Sweep:
     metric: str
     n: int
     notes: tuple[str, ...] = ()
+    read: str = ""
 
     @property
     def has_edges(self) -> bool:
@@ -97,18 +100,20 @@ class Sweep:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"receiver": self.receiver, "metric": self.metric, "n": self.n,
-                "notes": list(self.notes), "rows": self.table.to_dict("records")}
+                "notes": list(self.notes), "read": self.read,
+                "rows": self.table.to_dict("records")}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sweep:
         """Read what `to_dict` wrote."""
         return cls(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"],
-                   tuple(data.get("notes", ())))
+                   tuple(data.get("notes", ())), data.get("read", ""))
 
     def __str__(self) -> str:
         to = f" to {self.receiver}" if self.receiver else ""
         notes = "".join(f"\nnote: {note}" for note in self.notes)
-        return f"sweep{to}, {self.metric}, n = {self.n}\n{self.table}{notes}"
+        of = f" of {self.read}" if self.read else ""
+        return f"sweep{to}, {self.metric}{of}, n = {self.n}\n{self.table}{notes}"
 
     def _repr_html_(self) -> str:
         return self.table.to_html()
@@ -201,7 +206,8 @@ def sweep(
     rows = {} if record is None else record.rows
     task = Task(parts, [a.paths for a in asked], patch, pairs, measure, batch_size, chunk, budget,
                 compile)
-    notes: dict[str, None] = {}
+    read = View(measure, parts.layout).read  # an error before anything runs, if there is none
+    notes: dict[str, None] = dict.fromkeys(pairs.notes)
 
     def note(text: str) -> None:
         notes[text] = None
@@ -216,7 +222,7 @@ def sweep(
         if record is not None:
             record.add(new)
     return Sweep(pd.DataFrame([rows[i] for i in range(len(asked))]), receivers or "",
-                 str(measure), len(pairs), tuple(notes))
+                 str(measure), len(pairs), tuple(notes), read)
 
 
 def _after(progress: Progress | None, rows: int, pairs: Pairs) -> Progress | None:
