@@ -15,8 +15,9 @@ from tests.zoo import trace
 
 N, LENGTH, WIDTH = 4, 5, 8
 Head = Callable[[nn.Module, Tensor], Any]
-IDS = {run: torch.randint(0, 9, (N, LENGTH), generator=torch.Generator().manual_seed(seed))
-       for seed, run in enumerate(("clean", "corrupt"))}
+DRAWN = [torch.randint(0, 8, (N, LENGTH), generator=torch.Generator().manual_seed(seed))
+         for seed in range(2)]
+IDS = {"clean": DRAWN[0], "corrupt": (DRAWN[0] + 1 + DRAWN[1]) % 9}  # other tokens everywhere
 LABELS: dict[str, Any] = {"correct": [[0, 1], [1], [2], [0]], "wrong": [2, 2, 0, 1]}
 
 
@@ -152,11 +153,11 @@ REFUSED: list[tuple[Head, rw.Metric, int, str]] = [
     (pooled, rw.kl_divergence(axes="classes batch"), 3, "does not fit"),
     (pooled, rw.kl_divergence(position=2), 3, r"has one row.*as in rw.kl_divergence\(\)"),
     (pooled, rw.loss_diff(position="all"), 3, r"needs an output of tokens.*rw.loss_diff\(\)"),
-    (lambda m, x: m.out(x), rw.loss_diff(position="all"), 3, "token 5 of example 0 is outside"),
+    (lambda m, x: m.out(x), rw.loss_diff(position="all"), 3, "of example 0 is outside of the 3"),
     (lambda m, x: m.out(x).argmax(-1), rw.kl_divergence(axes="batch classes"), 3, "int64"),
     (lambda m, x: m.out(x)[:, -1:], rw.kl_divergence(position=0), 3, "one for all tokens"),
     (lambda m, x: m.out(x), rw.kl_divergence(position=7), 3, "example 0 does not have.*5 of 5"),
-    (lambda m, x: m.out(x) / 0 * 0, rw.kl_divergence(), 3, r"not finite in examples \[0, 1, 2"),
+    (lambda m, x: m.out(x) / 0 * 0, rw.kl_divergence(), 3, r"not finite in examples \[0"),
 ]
 
 
@@ -174,7 +175,7 @@ def test_what_cannot_be_read_is_an_error(
     ({"correct": torch.rand(N, 2)}, r"list of them; found float32 \[2\] in example 0"),
     ({"correct": torch.ones(N, 2, 2).long()}, r"found int64 \[2, 2\] in example 0"),
     ({"correct": [[0], [-100], [1], [1]]}, r"'correct' is empty in examples \[1\]"),
-    ({"correct": [[0], [], [1], [1]]}, r"'correct' .* example 1"),
+    ({"correct": [[0], [], [1], [0]]}, r"'correct' .* example 1"),
     ({"correct": [[2, 1], [1], [2], [0]], "wrong": [[1, 2], [2], [0], [1]]},
      r"same token in examples \[0\]"),
     ({"correct": ["a", "b", "c", "d"]}, "'correct' must be numbers"),

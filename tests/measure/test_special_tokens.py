@@ -57,8 +57,8 @@ def test_special_tokens_stand_once(kind: str, begins: bool, ends: bool) -> None:
 def test_a_text_that_begins_with_a_part_of_them_keeps_its_own() -> None:
     found, note = ids_of(TEMPLATES["both"], "[BOS] Mary ran")
     assert found == ["[BOS]", "Mary", "ran", "[EOS]"]
-    assert note == ("2 of 2 texts begin with [BOS]: the tokenizer's own [BOS] [LANG] was not put in "
-                    "front of them")
+    assert note == ("2 of 2 texts begin with [BOS]: the tokenizer's own [BOS] [LANG] was not put "
+                    "in front of them")
 
 
 def test_options_mean_what_they_say() -> None:
