@@ -14,7 +14,7 @@ from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import check
-from rewrite.trace.axes import Named, asked, described
+from rewrite.trace.axes import Named, asked, described, equal
 from rewrite.trace.calls import first_call
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
@@ -101,6 +101,7 @@ def _first_right(
     """The first capture that agrees with the model on the given inputs and at other sizes."""
     failures: list[Failure] = []
     examples = fresh(given, tile=named is None)
+    flat.equal = equal(named)
     for captured in capture(flat, examples, failures, named):
         try:
             right, parity = compare(captured, flat, given, examples, state)

@@ -66,6 +66,19 @@ def _example(inputs: Mapping[str, Tensor]) -> str:
     return f'dynamic={{{name!r}: {{0: "batch"}}}}'
 
 
+def equal(named: Named | None) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Pairs of axes, as places of inputs and axes, that have one name.
+
+    >>> equal({"x": {0: "rows", 1: "columns"}, "y": {0: "rows"}})
+    [((0, 0), (1, 0))]
+    """
+    first: dict[str, tuple[int, int]] = {}
+    places = ((label, (place, axis)) for place, axes in enumerate((named or {}).values())
+              for axis, label in axes.items())
+    return [(first[label], place) for label, place in places
+            if first.setdefault(label, place) != place]
+
+
 def check_labels(labels: Mapping[str, str], size: str, label: str) -> None:
     """Raise `TraceError` if a size of the graph has got two names."""
     if (before := labels.get(size, label)) != label:

@@ -16,9 +16,13 @@ from rewrite.trace.fake import fake_mode, inside
 from rewrite.trace.support import experts_in_batches
 
 
+Axis = tuple[int, int]  # the place of an input, and one of its axes
+
+
 class Flat(nn.Module):
     """The model as a function of tensors in a fixed order to a tuple of tensors.
 
+    `equal` are axes of inputs that the user calls by one name.
     A model without weights runs `inside()` its fake mode, on the tensors that `given` returns.
     """
 
@@ -28,6 +32,7 @@ class Flat(nn.Module):
         self.names = names
         self._mode = fake_mode(model)
         self.outputs: OutputSpec | None = None
+        self.equal: list[tuple[Axis, Axis]] = []
 
     @property
     def fake(self) -> bool:
@@ -67,6 +72,8 @@ class Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         assert self.outputs is not None
+        for (one, axis), (other, along) in self.equal:  # export then knows them as one size
+            torch._check(tensors[one].shape[axis] == tensors[other].shape[along])
         found = dict(leaves(self.call(*tensors)))
         return tuple(found[name] for name in self.outputs.names)
 
