@@ -15,7 +15,6 @@ from rewrite.ir.graph import OutputSpec
 from rewrite.trace.fake import fake_mode, inside
 from rewrite.trace.support import experts_in_batches
 
-
 Axis = tuple[int, int]  # the place of an input, and one of its axes
 
 
