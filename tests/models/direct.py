@@ -99,7 +99,7 @@ class Frozen:
         self.clean = record(model, names, clean)
         self.corrupt = record(model, names, corrupt)
         order = list(self.corrupt.outputs)
-        layered = [i for i, (name, _) in enumerate(order) if self._in_layers(name)]
+        layered = [i for i, (name, _) in enumerate(order) if self._layer(name)]
         self.frozen = order[: layered[-1] + 1] if layered else []
 
     def leaves(self, path: str) -> list[Call]:
@@ -119,13 +119,17 @@ class Frozen:
                     lambda call, _, output: given.get(call, output)):
             return self.run()
 
-    def of_head(self, path: str, head: int, heads: int) -> list[Tensor] | None:
-        """The direct effect of a head of the attention at `path`, in its first call.
+    def layers(self) -> list[str]:
+        """The paths of the layers: elements of lists of modules that hold matrices."""
+        found = {self._layer(name) for name in matrices(self.model)}
+        return [name for name in found if name]
+
+    def of_head(self, path: str, head: int, heads: int, time: int = 0) -> list[Tensor] | None:
+        """The direct effect of a head of the attention at `path`, where it runs for that time.
 
         None if its last matrix does not read the heads side by side.
         """
-        calls = self.leaves(path)
-        first = [call for call in calls if call[1] == 0]
+        first = [call for call in self.leaves(path) if call[1] == time]
         if not first:
             return None
         last = first[-1]
@@ -144,11 +148,11 @@ class Frozen:
         """The direct effect of all that some calls write."""
         return self.outputs({call: self.clean.outputs[call] for call in calls})
 
-    def _in_layers(self, name: str) -> bool:
-        """Whether a module is part of one of several alike: an element of a list."""
+    def _layer(self, name: str) -> str:
+        """The outermost element of a list of modules around a module, or ""."""
         parts = name.split(".")
         for i in range(1, len(parts)):
-            above = self.model.get_submodule(".".join(parts[:i])) if i else self.model
+            above = self.model.get_submodule(".".join(parts[:i]))
             if isinstance(above, (nn.ModuleList, nn.Sequential)) and parts[i].isdigit():
-                return True
-        return False
+                return ".".join(parts[: i + 1])
+        return ""
