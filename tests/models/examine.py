@@ -45,7 +45,7 @@ def runs(family: Family, model: nn.Module, graph: rw.Graph) -> list[dict[str, Te
     examples = dict(family.inputs) or default_inputs(model)
     for longer in (3, 2, 4, 6, -2):
         made = _sized(examples, graph, longer)
-        if unmet(graph.guards, made[0]) is None:
+        if unmet(graph.guards, {name: tuple(x.shape) for name, x in made[0].items()}) is None:
             return made
     raise AssertionError(f"no other length is allowed: {graph.guards}")
 
