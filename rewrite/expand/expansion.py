@@ -146,12 +146,12 @@ class Expansion:
         return next(spec for spec in self.parts.graph.inputs if spec.name == source)
 
     def __call__(
-        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Tensor]
+        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Any]
     ) -> Any:
         return self._outputs(self.module(*self.arguments(runs, positions)))
 
     def run(
-        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Tensor]
+        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Any]
     ) -> Any:
         """The same as a call, by the stacked module where the model allows it: faster."""
         if self.not_stacked:
@@ -171,7 +171,7 @@ class Expansion:
         return groups_of(self.product, self.parts)
 
     def arguments(
-        self, runs: Mapping[str, Mapping[str, Tensor]], positions: Mapping[str, Any] | None = None
+        self, runs: Mapping[str, Mapping[str, Any]], positions: Mapping[str, Any] | None = None
     ) -> list[Tensor]:
         """The positional arguments of `module`; raises `InputError` for runs that do not fit.
 
@@ -189,7 +189,7 @@ class Expansion:
                 raise InputError(f"run {run!r} must be a dict of inputs such as "
                                  f"{{{graph.inputs[0].name!r}: tensor}}, found "
                                  f"{type(runs[run]).__name__}")
-            graph.check(runs[run], who=f"run {run!r}")
+        runs = {run: graph.given(runs[run], who=f"run {run!r}") for run in self.runs}
         first, *others = self.runs
         arguments = [runs[first][spec.name] for spec in graph.inputs]
         shared = context_inputs(self.parts)
@@ -201,7 +201,7 @@ class Expansion:
         return arguments + masks_for(self.parts, self.places, runs[first], positions or {})
 
     def all_arguments(
-        self, runs: Mapping[str, Mapping[str, Tensor]], positions: Mapping[str, Any] | None = None
+        self, runs: Mapping[str, Mapping[str, Any]], positions: Mapping[str, Any] | None = None
     ) -> list[Any]:
         """The positional arguments of `together`: those of `module`, and where tails start.
 
@@ -214,6 +214,7 @@ class Expansion:
         [3]
         """
         given = self.arguments(runs, positions)
+        runs = {run: self.parts.graph.given(runs[run]) for run in self.runs}
         if isinstance(self._stacks, Unstackable):
             return given
         masks = dict(zip(self.places, given[len(given) - len(self.places):], strict=True))

@@ -24,6 +24,7 @@ from rewrite.files.sizes import writable
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.certificate import certificate_from
 from rewrite.ir.graph import Graph, InputSpec, OutputSpec
+from rewrite.ir.nested import Place
 from rewrite.ir.sizes import fitting
 from rewrite.ir.values import attribute
 from rewrite.trace.cleanup import clean
@@ -86,7 +87,7 @@ def load_graph(path: Path) -> Graph | torch.nn.Module:
     certificate = measured and certificate_from(measured | {
         "notes": [*measured["notes"], f"measured before it was saved as {path.name}"]})
     return Graph(module, inputs, outputs, note["name"], certificate, note["origin"],
-                 tuple(note["guards"]))
+                 tuple(note["guards"]), constants=note.get("constants", {}))
 
 
 def _note(graph: Graph) -> dict[str, Any]:
@@ -96,6 +97,8 @@ def _note(graph: Graph) -> dict[str, Any]:
     returned = graph.outputs(tuple(markers.values()))
     return {
         "name": graph.name, "origin": graph.origin, "guards": graph.guards,
+        "constants": {name: value for name, value in graph.constants.items()
+                      if isinstance(value, (bool, int, float, str, type(None)))},
         "inputs": [(s.name, s.shape, str(s.dtype).removeprefix("torch.")) for s in graph.inputs],
         "outputs": names,
         "returns": _described(returned, {id(tensor): name for name, tensor in markers.items()}),
@@ -192,7 +195,7 @@ def _plain(exported: fx.GraphModule, note: Mapping[str, Any]) -> fx.GraphModule:
     noted = dict(zip(calls, note["nodes"], strict=True)) if same else {}
     for node in exported.graph.nodes:
         if node.op == "placeholder":
-            made = graph.placeholder(next(inputs)[0])
+            made = graph.placeholder(Place(next(inputs)[0]))
             made.meta = dict(node.meta)
         elif node.op == "output":
             made = graph.output(fx.map_arg(tuple(node.args[0]), values.__getitem__))

@@ -291,7 +291,7 @@ class Edit:
         expr = size.node.expr
         if not expr.free_symbols <= set(axes):
             return
-        text = expr.xreplace({s: sympy.Symbol(f"{axes[s][0].target}.shape[{axes[s][1]}]")
+        text = expr.xreplace({s: sympy.Symbol(f"{axes[s][0].target!s}.shape[{axes[s][1]}]")
                               for s in expr.free_symbols})
         self.guards = tuple(dict.fromkeys((*self.guards, f"{text} == {found}")))
 

@@ -30,6 +30,8 @@ class GraphModel(torch.nn.Module):
 
     def forward(self, *args: Tensor, **inputs: Tensor) -> Any:
         graph = self._graph
+        if args and not isinstance(args[0], Tensor):
+            return graph(*args, **inputs)
         given = dict(zip((spec.name for spec in graph.inputs), args, strict=False)) | inputs
         if torch.compiler.is_compiling():
             return graph.outputs(graph.module(*(given[spec.name] for spec in graph.inputs)))

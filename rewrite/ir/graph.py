@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from rewrite.errors import InputError, near
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.methods import Editing, Selecting
+from rewrite.ir.nested import Place, unnested
 from rewrite.ir.size_text import unmet
 from rewrite.ir.values import attribute
 
@@ -69,21 +70,22 @@ class Graph(Selecting, Editing):
     guards: tuple[str, ...] = ()  # conditions on shapes: "input_ids.shape[1] <= 2048"
     weightless: bool = False  # its parameters are on the meta device: `with_weights` gives values
     bind: Callable[..., Graph] | None = None  # how the stage that traced it gives it weights
+    constants: Mapping[str, Any] = field(default_factory=dict)  # inputs that are no tensors
     trail: Any = None  # what rules have done to it: a `rewrite.rules.trail.Trail`
 
-    def __call__(self, **inputs: Tensor) -> Any:
-        return self.outputs(self.flat(**inputs))
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        return self.outputs(self.flat(*args, **inputs))
 
-    def flat(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+    def flat(self, *args: Any, **inputs: Any) -> tuple[Tensor, ...]:
         """The output tensors, in the order of `outputs.names`."""
-        self.check(inputs)
+        given = self.given(self._in_order(args) | inputs)
         try:
-            return self.module(*(inputs[spec.name] for spec in self.inputs))
+            return self.module(*(given[spec.name] for spec in self.inputs))
         except (RuntimeError, IndexError) as error:
             if changed := _changed(self._weights):
                 raise InputError(f"{self.name}: {changed}") from error
             if isinstance(error, IndexError) or "out of bounds" in str(error):
-                shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+                shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
                 raise InputError(f"{self.name} fails on {shapes}: {error}; an input holds a number "
                                  "for which a table of the model has no row, or is longer than "
                                  "its table of positions") from error
@@ -105,6 +107,42 @@ class Graph(Selecting, Editing):
         # Conversion of a model puts new buffers in place of the old ones, which a graph keeps.
         return tuple(w for w in found if isinstance(w[2], torch.nn.Parameter)) or tuple(found)
 
+    def _in_order(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Inputs that are given by position: a dict of them, or tensors in order."""
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            return dict(args[0])
+        names = [spec.name for spec in self.inputs]
+        if len(args) > len(names) or not all(isinstance(value, Tensor) for value in args):
+            call = ", ".join(f"{format(Place(name))}=..." for name in names)
+            raise InputError(f"{self.name} takes tensors by name, {self.name}({call}), found "
+                             f"{', '.join(type(value).__name__ for value in args)}")
+        return dict(zip(names, args, strict=False))
+
+    def given(self, inputs: Mapping[str, Any], who: str = "") -> dict[str, Tensor]:
+        """The tensors in `inputs`, by the names of the graph's own; raises `InputError`.
+
+        They may be nested as in the model's forward, or be called `pair.0`.  A constant of the
+        graph may be given again, with the value that it has.
+
+        >>> import rewrite as rw
+        >>> graph = rw.trace(torch.nn.ReLU().eval(), inputs={"input": torch.ones(3, 2)})
+        >>> list(graph.given({"input": torch.ones(5, 2)}))
+        ['input']
+        """
+        names = [spec.name for spec in self.inputs]
+        found: dict[str, Any] = {}
+        for name, value in inputs.items():
+            found |= {name: value} if name in names else unnested(value, str(name))[1]
+        where = f"{self.name}{f' ({who})' if who else ''}"
+        for name in [name for name in found if name in self.constants]:
+            value, known = found.pop(name), self.constants[name]
+            if type(value) is not type(known) or value != known:
+                raise InputError(f"{where} was traced with {name}={known!r}, which is a constant "
+                                 f"of the graph, found {name}={value!r}: trace the model again "
+                                 f"with {name}={value!r}")
+        self.check(found, who)
+        return found
+
     def check(self, inputs: Mapping[str, Tensor], who: str = "") -> dict[str, int]:
         """Raise `InputError` unless `inputs` fit; returns the sizes of the named dimensions."""
         names = [spec.name for spec in self.inputs]
@@ -116,9 +154,12 @@ class Graph(Selecting, Editing):
         if changed := _changed((*self._weights[:1], *self._weights[-1:])):
             raise InputError(f"{where}: {changed}")
         if extra := [name for name in inputs if name not in names]:
-            raise InputError(f"{where} has no input {extra[0]!r}; {near(extra[0], names)}")
+            raise InputError(f"{where} has no input {extra[0]!r}; {near(extra[0], names)} (it was "
+                             f"traced with {', '.join(names)}: leave {extra[0]!r} out if the model "
+                             "does the same without it, else trace the model with it)")
         if missing := [name for name in names if name not in inputs]:
-            call = ", ".join(f"{name}=..." for name in names)
+            call = ", ".join(f"{name}=..." if name.isidentifier() else f"**{{{name!r}: ...}}"
+                             for name in names)
             raise InputError(f"{where} needs the input {missing[0]!r}: call it with ({call})")
         sizes: dict[str, int] = {}
         for spec in self.inputs:

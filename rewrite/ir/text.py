@@ -56,7 +56,7 @@ def to_text(graph: Graph | fx.GraphModule) -> str:
         lines = list(_lines(module.graph, sizes).values())
     text = block(head, lines)
     for name, body in bodies(module).items():
-        text += "\n" + block(f"body {name}", _lines(body.graph, sizes).values())
+        text += "\n" + block(f"body {word(name)}", _lines(body.graph, sizes).values())
     return text
 
 
@@ -99,7 +99,7 @@ def _line(node: fx.Node, sizes: Sizes) -> Iterator[str]:
             yield f"%{node.name} = {name_of(node.target)}({_arguments(node)})"
         case kind:
             verb = "call" if kind == "call_module" else "method"
-            yield f"%{node.name} = {verb} {node.target}({_arguments(node)})"
+            yield f"%{node.name} = {verb} {word(str(node.target))}({_arguments(node)})"
     if kind := sizes.type(node.meta.get("val")):
         yield f" : {kind}"
     if note := node.meta.get("component"):

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from rewrite.errors import TextError, near
 from rewrite.ir.clauses import unbound
 from rewrite.ir.graph import Graph, InputSpec, OutputSpec
+from rewrite.ir.nested import Place
 from rewrite.ir.sizes import fitting
 from rewrite.ir.text import plain_name
 from rewrite.ir.text_names import functions_of, target_of
@@ -182,7 +183,7 @@ class _Builder:
         elif line.match(r"input\b"):
             name = self._new(line)
             target = line.word("the name of the input") if line.sees("=") else name
-            self._typed(line, self._add("placeholder", target, name))
+            self._typed(line, self._add("placeholder", Place(target), name))
         elif line.sees("@"):
             self._weight(line, None)
         else:

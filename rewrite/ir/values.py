@@ -12,6 +12,8 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from rewrite.ir.nested import children
+
 Value = Any  # a fake tensor, a size, or a tuple or list of them
 
 
@@ -114,8 +116,13 @@ def devices(module: fx.GraphModule) -> tuple[torch.device, ...]:
 
 
 def attribute(owner: Any, name: str) -> Any:
-    """The attribute with a dotted name; raises `AttributeError` if there is none."""
+    """The attribute with a dotted name, of modules in plain names (see `rewrite.ir.nested`).
+
+    Raises `AttributeError` if there is none.
+    """
     for part in name.split("."):
+        if not hasattr(owner, part):
+            part = next((own for own, plain in children(owner).items() if plain == part), part)
         owner = getattr(owner, part)
     return owner
 

@@ -12,6 +12,7 @@ from torch import fx
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.edit import Calling
 from rewrite.ir.flow import args
+from rewrite.ir.nested import Place
 from rewrite.ir.ops import changed, total
 from rewrite.ir.spec import check
 from rewrite.ir.values import alike as same
@@ -49,7 +50,7 @@ class Assembler:
                     f"{run}_{spec.name}")
                 shared = next((v for (_, n), v in self.inputs.items()
                                if n == spec.name and spec.name not in self.sources), None)
-                made = shared or self.graph.placeholder(name)
+                made = shared or self.graph.placeholder(Place(name))
                 self.inputs[run, spec.name] = _noted(made, known[spec.name])
         self._context_at = self.graph.call_function(tuple, ())  # marks where context goes
         self._bodies: dict[int, str] = {}

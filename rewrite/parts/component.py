@@ -211,8 +211,8 @@ class Components:
         return split_module(self)
 
     def __call__(self, **inputs: Tensor) -> Any:
-        self.graph.check(inputs)
-        values = self.module(*(inputs[spec.name] for spec in self.graph.inputs))
+        given = self.graph.given(inputs)
+        values = self.module(*(given[spec.name] for spec in self.graph.inputs))
         return self.graph.outputs(values)
 
     def as_graph(self) -> Graph:
@@ -293,8 +293,13 @@ def _wire(
     """The wiring as a `Dag`, and the name of every value that is written or read."""
     values = {node: source_name(node) for node in pieces.flow.sources}
     constants = ["pos", *(f"const{i}" for i in range(1, len(pieces.constants)))]
-    values |= dict(zip(pieces.constants, constants, strict=False))
-    values |= {node: f"resid{index}" for index, node in enumerate(pieces.sums)}
+    taken = {*values.values(), *(component.short for component in found)}
+
+    def free(name: str) -> str:
+        return f"{name}_" if name in taken else name  # parts and inputs keep their names
+
+    values |= dict(zip(pieces.constants, map(free, constants), strict=False))
+    values |= {node: free(f"resid{index}") for index, node in enumerate(pieces.sums)}
     by_output = {c.region.output: c for c in found if c.region}
     values |= {node: f"{c.short}.out" if c.members else c.short for node, c in by_output.items()}
     nodes: list[Any] = []

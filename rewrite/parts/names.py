@@ -15,7 +15,7 @@ from torch import fx
 
 from rewrite.ir.flow import Flow, args, shape
 from rewrite.parts.regions import Cut, Region
-from rewrite.parts.stacks import Stacks
+from rewrite.parts.stacks import Stacks, source_name
 from rewrite.rules.heads import Attention
 
 aten = torch.ops.aten
@@ -74,6 +74,7 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     beside = _beside(cut, kinds)
     numbers = _numbers(cut, list(zip(prefixes, kinds, strict=True)), beside)
     names: list[Name] = []
+    sources = {source_name(node) for node in cut.flow.sources}
     taken: Counter[str] = Counter(outputs.values())
     last: dict[str, str] = {}
     rows = zip(cut.regions, kinds, prefixes, numbers, strict=True)
@@ -96,6 +97,7 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
         else:
             short = "embed"
         short = f"{prefix}.{short}" if prefix and kind != "module" else short
+        short = f"{short}_part" if short in sources else short  # an input keeps its name
         taken[short] += 1
         if taken[short] > 1:
             short = f"{short}.{taken[short] - 1}"

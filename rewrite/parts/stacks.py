@@ -13,7 +13,10 @@ SOURCE_NAMES = {"input_ids": "tokens"}
 
 def source_name(node: fx.Node) -> str:
     """`tokens` for `input_ids`, else the input's own name."""
-    return SOURCE_NAMES.get(str(node.target), str(node.target))
+    name = str(node.target)
+    short = SOURCE_NAMES.get(name, name)
+    inputs = {str(other.target) for other in node.graph.find_nodes(op="placeholder")}
+    return name if short in inputs else short
 
 
 class Stacks:

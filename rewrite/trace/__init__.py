@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
 from rewrite.ir.spec import check
+from rewrite.trace.arguments import Arguments
 from rewrite.trace.axes import Named, asked, described, equal
 from rewrite.trace.calls import first_call
 from rewrite.trace.capture import Capture, capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
-from rewrite.trace.flat import Flat, output_spec
+from rewrite.trace.flat import Flat
 from rewrite.trace.hooks import hook_notes
 from rewrite.trace.ladder import Failure
 from rewrite.trace.load import load
@@ -33,7 +33,7 @@ __all__ = ["load", "trace"]
 
 def trace(
     model: Any,
-    inputs: Mapping[str, Tensor] | None = None,
+    inputs: Any = None,
     *,
     dtype: torch.dtype | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
@@ -42,7 +42,9 @@ def trace(
 
     `model` is a `torch.nn.Module` in eval mode, a folder or hub name in Hugging Face format, or a
     `.gguf` file (loaded as `dtype`, float32 if not given).  `inputs` are example tensors by
-    the names of the forward's parameters; a model that takes `input_ids` needs none.  The
+    the names of the forward's parameters; a model that takes `input_ids` needs none.  Tensors
+    in lists, tuples, dicts and dataclasses are inputs called `pair.0`, `features.input_ids`;
+    what is no tensor (None, a number, a string) is a constant of the graph.  The
     graph shares the model's parameters, and is specific to their floating type.  Its
     `certificate` tells how far it is from eager PyTorch, measured on shapes that it was not
     traced with.
@@ -79,24 +81,26 @@ def trace(
     if weightless:
         module = faked(module)
     with forgotten(module), kept(module) as state:
-        given = dict(default_inputs(module) if inputs is None else inputs)
+        arguments = Arguments.of(module, default_inputs(module) if inputs is None else inputs)
+        given = dict(arguments.tensors)
         named = asked(dynamic, given)
         start = time.perf_counter()
-        flat = Flat(module, tuple(given))
-        flat.outputs, left_out = output_spec(first_call(flat, given, state))
-        captured, certificate = _first_right(
-            flat, given, start, (*left_out, *hook_notes(module)), state, named)
+        flat = Flat(module, tuple(given), arguments)
+        flat.outputs, left_out = flat.spec(first_call(flat, given, state))
+        notes = (*arguments.notes, *left_out, *hook_notes(module))
+        captured, certificate = _first_right(flat, given, start, notes, state, named)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     graph = Graph(found, captured.inputs, flat.outputs, type(module).__name__,
-                  certificate, origin, captured.guards, weightless, with_weights)
+                  certificate, origin, captured.guards, weightless, with_weights,
+                  constants=arguments.constants)
     check(graph, "traced")
     return graph
 
 
 def _first_right(
-    flat: Flat, given: Mapping[str, Tensor], start: float, notes: tuple[str, ...], state: State,
-    named: Named | None,
+    flat: Flat, given: Mapping[str, torch.Tensor], start: float, notes: tuple[str, ...],
+    state: State, named: Named | None,
 ) -> tuple[Capture, Certificate]:
     """The first capture that agrees with the model on the given inputs and at other sizes."""
     failures: list[Failure] = []

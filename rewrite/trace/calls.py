@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewrite.errors import InputError, TraceError
-from rewrite.trace.flat import Flat, leaves
+from rewrite.errors import TraceError
+from rewrite.ir.nested import unnested
+from rewrite.trace.flat import Flat
 from rewrite.trace.parity import largest, largest_difference, silent
 from rewrite.trace.process import drawn
 from rewrite.trace.state import State
@@ -21,8 +22,7 @@ REPEATABLE = 1e-3  # of the largest output: kernels that add in any order differ
 def first_call(flat: Flat, inputs: Mapping[str, Tensor], state: State) -> Any:
     """What the model returns.  `state` learns of weights that it writes into.
 
-    Raises `InputError` if the model does not take inputs of these names, and `TraceError` if it
-    fails on them, or if a second call returns something else.
+    Raises `TraceError` if it fails on these inputs, or if a second call returns something else.
     """
     again = None if flat.fake else _after_another(flat, inputs, state)
     moved = drawn()
@@ -67,15 +67,13 @@ def _checked_call(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
     try:
         with quiet():
             return _call(flat, inputs)
-    except TypeError as error:
-        raise InputError(f"{name} does not accept the inputs {', '.join(flat.names)}: "
-                         f"{error}") from error
     except Exception as error:  # whatever the model raises on these inputs
         shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in inputs.items())
+        advice = flat.arguments.advice if flat.arguments else ""
         when = ("without weights, when values may not be asked for" if flat.fake
                 else "before anything is traced")
         raise TraceError(f"{name} itself fails on {shapes}, {when}: {first_line(error)}"
-                         f"{remedy(flat.model, error)}") from error
+                         f"{advice}{remedy(flat.model, error)}") from error
 
 
 def _check_same(
@@ -101,4 +99,4 @@ def _check_same(
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [item for _, item in leaves(value) if isinstance(item, Tensor)]
+    return [item for item in unnested(value)[1].values() if isinstance(item, Tensor)]

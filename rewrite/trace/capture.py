@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from rewrite.errors import TraceError
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.graph import InputSpec
+from rewrite.ir.nested import Place, plain_path
 from rewrite.ir.size_text import unmet
+from rewrite.ir.values import attribute
 from rewrite.trace.axes import Named, check_labels, fixed_by_model
 from rewrite.trace.cleanup import clean, is_region, sweep
 from rewrite.trace.flat import Flat
@@ -111,6 +114,7 @@ def _export(
             flat, tuple(given[name] for name in flat.names), strict=False,
             dynamic_shapes={"tensors": shapes},
         )
+        _rename(program, flat)
         guards = _readable(getattr(program, "_guards_code", ()) or (), flat.names)
         exported = program.module(check_guards=False)
         _check_sizes(exported.graph, flat, axes)
@@ -163,7 +167,7 @@ def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
     tensors: dict[str, Any] = {}
     for node in exported.graph.nodes:
         if node.op == "placeholder":
-            copied = graph.placeholder(next(names))
+            copied = graph.placeholder(Place(next(names)))
             copied.meta = dict(node.meta)
         elif node.op == "get_attr":
             target = node.target.removeprefix("model.")
@@ -174,7 +178,7 @@ def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
             copied = graph.output(fx.map_arg(tuple(node.args[0]), values.__getitem__))
         else:
             copied = graph.node_copy(node, values.__getitem__)
-            copied.meta["module"] = _module_path(node)
+            copied.meta["module"] = _module_path(node, flat.model)
         values[node] = copied
     graph.lint()
     module = fx.GraphModule(tensors, graph, class_name=type(flat.model).__name__)
@@ -182,25 +186,35 @@ def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
     return module
 
 
-def _module_path(node: fx.Node) -> str:
+def _module_path(node: fx.Node, model: nn.Module) -> str:
     """Dotted path of the innermost module that made this node."""
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     path, _ = list(stack.values())[-1]
-    return path.removeprefix("model").removeprefix(".")
+    return plain_path(model, path.removeprefix("model").removeprefix("."))
+
+
+def _rename(program: ExportedProgram, flat: Flat) -> None:
+    """Give weights names that code can write: torch would write `self.model.class.weight`."""
+    signature = program.graph_signature
+    specs = [*signature.input_specs, *signature.output_specs]
+    held: list[dict[str, Any]] = [program.state_dict, program.constants]
+    known = {spec.target for spec in specs if spec.target} | {n for table in held for n in table}
+    names = {name: plain_path(flat, name) for name in known}
+    if all(name == made for name, made in names.items()):
+        return
+    for spec in specs:
+        spec.target = names.get(spec.target or "", spec.target)
+    for table in held:
+        entries = {names[name]: value for name, value in table.items()}
+        table.clear()
+        table.update(entries)
 
 
 def _own(model: nn.Module, name: str, exported: nn.Module, fallback: str) -> Any:
-    owner_name, _, leaf = name.rpartition(".")
-    try:
-        owner = model.get_submodule(owner_name)
-    except AttributeError:
-        owner = None
-    if owner is not None and isinstance(getattr(owner, leaf, None), Tensor):
-        return getattr(owner, leaf)
-    found: Any = exported
-    for part in fallback.split("."):
-        found = getattr(found, part)
-    return found
+    with suppress(AttributeError):
+        if isinstance(found := attribute(model, name), Tensor):
+            return found
+    return attribute(exported, fallback)
 
 
 def _input_specs(
@@ -223,7 +237,7 @@ def _input_specs(
                 continue
             plain = ("batch", "seq")[axis] if axis < 2 else f"dim{axis}"
             taken = plain in labels.values() and str(size) not in labels
-            label = f"{node.target}.{plain}" if taken else plain
+            label = f"{node.target!s}.{plain}" if taken else plain
             shape.append(labels.setdefault(str(size), label))
-        specs.append(InputSpec(node.target, tuple(shape), inputs[node.target].dtype))
+        specs.append(InputSpec(str(node.target), tuple(shape), inputs[node.target].dtype))
     return tuple(specs)

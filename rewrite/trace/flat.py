@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from rewrite.errors import TraceError
 from rewrite.ir.graph import OutputSpec
+from rewrite.ir.nested import nested, unnested
+from rewrite.trace.arguments import Arguments
 from rewrite.trace.fake import fake_mode, inside
 from rewrite.trace.support import experts_in_batches
 
@@ -25,10 +26,13 @@ class Flat(nn.Module):
     A model without weights runs `inside()` its fake mode, on the tensors that `given` returns.
     """
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]):
+    def __init__(
+        self, model: nn.Module, names: tuple[str, ...], arguments: Arguments | None = None
+    ):
         super().__init__()
         self.model = model
         self.names = names
+        self.arguments = arguments
         self._mode = fake_mode(model)
         self.outputs: OutputSpec | None = None
         self.equal: list[tuple[Axis, Axis]] = []
@@ -67,46 +71,41 @@ class Flat(nn.Module):
             options["return_dict"] = True
             if hasattr(config, "use_cache"):
                 options["use_cache"] = False
-        return self.model(**dict(zip(self.names, tensors, strict=True)), **options)
+        given = dict(zip(self.names, tensors, strict=True))
+        if self.arguments is None:
+            return self.model(**options | given)
+        positional, named = self.arguments.bound(self.model, given)
+        return self.model(*positional, **options | named)
+
+    @property
+    def _taken(self) -> tuple[str, ...]:
+        """Names that outputs may not have: those of inputs, in paths too."""
+        return (*self.names, "tokens") if "input_ids" in self.names else self.names
+
+    def spec(self, value: Any) -> tuple[OutputSpec, tuple[str, ...]]:
+        """How what the model returned is made of tensors; see `output_spec`."""
+        return output_spec(value, self._taken)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         assert self.outputs is not None
         for (one, axis), (other, along) in self.equal:  # export then knows them as one size
             torch._check(tensors[one].shape[axis] == tensors[other].shape[along])
-        found = dict(leaves(self.call(*tensors)))
+        _, found = unnested(self.call(*tensors), taken=self._taken)
         return tuple(found[name] for name in self.outputs.names)
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The tensors (and what is no container) inside a return value, by dotted name.
-
-    >>> [name for name, _ in leaves({"logits": 1, "states": (2, 3)})]
-    ['logits', 'states.0', 'states.1']
-    """
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from leaves(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (tuple, list)):
-        keys = getattr(value, "_fields", range(len(value)))
-        for key, item in zip(keys, value, strict=True):
-            inner = f"{name}.{key}" if name else key if isinstance(key, str) else f"output{key}"
-            yield from leaves(item, inner)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for entry in fields(value):
-            inner = f"{name}.{entry.name}" if name else entry.name
-            yield from leaves(getattr(value, entry.name), inner)
-    else:
-        yield name or "output", value
-
-
-def output_spec(value: Any) -> tuple[OutputSpec, tuple[str, ...]]:
+def output_spec(
+    value: Any, taken: Collection[str] = ()
+) -> tuple[OutputSpec, tuple[str, ...]]:
     """How to rebuild `value` from its tensors, and notes on what is left out of it.
 
-    `None` stays, caches are left out, anything else is a `TraceError` (a number may depend on
-    the input, and would be wrong for the next one).
+    An output that is called like an input is called `..._out`.  `None` stays, caches are left
+    out, anything else is a `TraceError` (a number may depend on the input, and would be wrong
+    for the next one).
     """
     names, notes, plain = [], [], {}
-    for name, item in leaves(value):
+    form, found = unnested(value, taken=taken)
+    for name, item in found.items():
         if isinstance(item, Tensor):
             names.append(name)
         elif item is None:
@@ -118,40 +117,9 @@ def output_spec(value: Any) -> tuple[OutputSpec, tuple[str, ...]]:
             which = "output" if item is value else f"output {name!r}"
             raise TraceError(f"unsupported {which} of type {type(item).__name__}: only "
                              "tensors can be outputs of a graph; wrap the model in a module "
-                             "that returns the tensors that you need")
+                             "that returns the tensors that you need, as in def forward(self, x): "
+                             "return self.model(x)[0]")
     if not names:
         raise TraceError(f"the model returns {type(value).__name__} without any tensor: its output "
                          "must be a tensor, or a tuple, dict or dataclass of tensors")
-    if len(set(names)) < len(names):
-        raise TraceError(f"two outputs have the same name: {', '.join(names)}")
-    shell = _shell(value)
-    return OutputSpec(tuple(names), lambda found: _filled(shell, plain | found)), tuple(notes)
-
-
-def _shell(value: Any) -> Any:
-    """The same nesting without its tensors, so that a graph does not keep them alive."""
-    if isinstance(value, Mapping):
-        return (type(value), {key: _shell(item) for key, item in value.items()})
-    if isinstance(value, (tuple, list)):
-        return (type(value), [_shell(item) for item in value], getattr(value, "_fields", None))
-    if is_dataclass(value) and not isinstance(value, type):
-        return (type(value), {e.name: _shell(getattr(value, e.name)) for e in fields(value)})
-    return None
-
-
-def _filled(shell: Any, found: Mapping[str, Any], name: str = "") -> Any:
-    if shell is None:
-        return found[name or "output"]
-    kind, inside, *keys = shell
-    if isinstance(inside, dict):
-        made = {key: _filled(item, found, f"{name}.{key}" if name else str(key))
-                for key, item in inside.items()}
-        rebuild: Any = kind
-        return rebuild(**made) if is_dataclass(kind) else rebuild(made)
-    labels = keys[0] or range(len(inside))
-    items = [
-        _filled(item, found,
-                f"{name}.{key}" if name else key if isinstance(key, str) else f"output{key}")
-        for key, item in zip(labels, inside, strict=True)
-    ]
-    return kind(*items) if keys[0] else kind(items)
+    return OutputSpec(tuple(names), lambda found: nested(form, plain | found)), tuple(notes)

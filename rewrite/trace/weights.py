@@ -13,7 +13,9 @@ from torch.fx.node import map_aggregate
 from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
+from rewrite.ir.nested import plain_paths
 from rewrite.ir.values import attribute
+from rewrite.trace.arguments import Arguments
 from rewrite.trace.capture import Capture
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import has_no_weights
@@ -28,7 +30,7 @@ LATER = "weights bound by name, from no model that they could be compared with"
 
 def with_weights(
     graph: Graph, weights: nn.Module | Mapping[str, Tensor],
-    inputs: Mapping[str, Tensor] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Graph:
     """See `Graph.with_weights`."""
     module = weights if isinstance(weights, nn.Module) else None
@@ -57,12 +59,12 @@ def _is_whole(graph: Graph) -> bool:
 
 def _finder(weights: nn.Module | Mapping[str, Tensor]) -> Callable[[str], Any]:
     if isinstance(weights, Mapping):
-        return weights.get
+        names = plain_paths(weights)
+        return lambda name: weights.get(names.get(name, name))
 
     def find(name: str) -> Any:
-        owner, _, leaf = name.rpartition(".")
         try:
-            return getattr(weights.get_submodule(owner), leaf, None)
+            return attribute(weights, name)
         except AttributeError:
             return None
 
@@ -167,16 +169,18 @@ def _copy(graph: fx.Graph, device: torch.device | None) -> fx.Graph:
     return made
 
 
-def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Tensor] | None) -> Graph:
+def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Any] | None) -> Graph:
     names = [spec.name for spec in graph.inputs]
-    given = dict(default_inputs(model) if inputs is None else inputs)
+    arguments = Arguments.of(
+        model, {**default_inputs(model), **graph.constants} if inputs is None else inputs)
+    given = dict(arguments.tensors)
     examples = fresh(given)
     if set(examples) != set(names):
         call = ", ".join(f"{name!r}: tensor" for name in names)
         raise TraceError(f"to measure parity {graph.name} needs the inputs {', '.join(names)}, "
                          f"found {', '.join(examples)}: graph.with_weights(model, "
                          f"inputs={{{call}}})")
-    flat = Flat(model, tuple(names))
+    flat = Flat(model, tuple(names), arguments)
     flat.outputs = graph.outputs
     old = graph.certificate
     method, notes = (old.method, old.notes) if old else ("weights bound by name", ())
