@@ -6,8 +6,8 @@ import keyword
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, cast
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 
 class Place(str):
@@ -22,15 +22,13 @@ class Place(str):
         return format(self).replace(*args)
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """Where the value called `name` stands."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Nest:
+class Nest(NamedTuple):
     """A container without what it holds, so that nothing is kept alive."""
 
     kind: type
@@ -73,15 +71,16 @@ def nested(form: Leaf | Nest, found: Mapping[str, Any]) -> Any:
     """The value of a form that holds what is found under its names."""
     if isinstance(form, Leaf):
         return found[form.name]
-    items = [nested(item, found) for item in form.items]
-    kind, make = form.kind, cast(Any, form.kind)
+    kind, keys, inner = form
+    make: Any = kind
+    items = [nested(item, found) for item in inner]
     if issubclass(kind, defaultdict):
-        return defaultdict(None, zip(form.keys, items, strict=True))
-    if hasattr(make, "__dataclass_fields__"):
-        return make(**dict(zip(form.keys, items, strict=True)))
+        return defaultdict(None, zip(keys, items, strict=True))
+    if is_dataclass(kind):
+        return make(**dict(zip(keys, items, strict=True)))
     if issubclass(kind, Mapping):
-        return make(dict(zip(form.keys, items, strict=True)))
-    return make(*items) if hasattr(make, "_fields") else make(items)
+        return make(dict(zip(keys, items, strict=True)))
+    return make(*items) if hasattr(kind, "_fields") else make(items)
 
 
 def _label(name: str, key: Any, item: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rewrite.errors import DataError, near
 from rewrite.ir.layout import BATCH, LAST, Layout, Size
-from rewrite.trace.flat import leaves
+from rewrite.ir.nested import unnested
 
 from .axes import SEQ, Axes, axes_of, call_with, remedy
 from .batch import Batch
@@ -34,7 +34,8 @@ def read(metric: Metric, output: object, batch: Batch) -> Read:
 
     Raises DataError where it is not plain which tensor that is, or which of its axes.
     """
-    found = {name: value for name, value in leaves(output) if isinstance(value, Tensor)}
+    found = {name: value for name, value in unnested(output)[1].items()
+             if isinstance(value, Tensor)}
     if isinstance(value := getattr(output, "logits", None), Tensor):
         found["logits"] = value
     if not found:
