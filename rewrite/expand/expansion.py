@@ -16,7 +16,7 @@ from rewrite.expand.anchors import is_half
 from rewrite.expand.build import Built, Reading, build
 from rewrite.expand.cost import ExpansionCost
 from rewrite.expand.hypothesis import Hypothesis
-from rewrite.expand.positions import first_of, groups_of, masks_for, source_with
+from rewrite.expand.positions import first_of, groups_of, masks_for
 from rewrite.expand.product import Product, expand_dag
 from rewrite.expand.stack import build_stacked
 from rewrite.expand.stackable import Unstackable
@@ -137,13 +137,10 @@ class Expansion:
         """What each argument of `module` must look like."""
         graph, shared = self.parts.graph, context_inputs(self.parts)
         again = [spec for spec in graph.inputs if spec.name not in shared]
-        masks = [InputSpec(f"at_{place}", self._with_length(length).shape[:2], torch.bool)
-                 for place, length in self.places.items()]
+        shapes = {spec.name: spec.shape[:2] for spec in graph.inputs}
+        masks = [InputSpec(f"at_{place}", shapes[sequence], torch.bool)
+                 for place, sequence in self.places.items()]
         return (*graph.inputs, *again * (len(self.runs) - 1), *masks)
-
-    def _with_length(self, length: object) -> InputSpec:
-        source = source_with(self.parts, length)
-        return next(spec for spec in self.parts.graph.inputs if spec.name == source)
 
     def __call__(
         self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Any]
@@ -166,8 +163,8 @@ class Expansion:
         return build_output(values) if self.single else [build_output(v) for v in values]
 
     @cached_property
-    def places(self) -> Mapping[str, object]:
-        """The named positions that a call must give, each with the symbol of its length."""
+    def places(self) -> Mapping[str, str]:
+        """The named positions that a call must give, each with the input that they are of."""
         return groups_of(self.product, self.parts)
 
     def arguments(
@@ -198,7 +195,7 @@ class Expansion:
                 _check_pair(first, runs[first][spec.name], run, runs[run][spec.name], spec.name,
                             spec.name in shared)
             arguments += [runs[run][s.name] for s in graph.inputs if s.name not in shared]
-        return arguments + masks_for(self.parts, self.places, runs[first], positions or {})
+        return arguments + masks_for(self.places, runs[first], positions or {})
 
     def all_arguments(
         self, runs: Mapping[str, Mapping[str, Any]], positions: Mapping[str, Any] | None = None
@@ -218,7 +215,7 @@ class Expansion:
         if isinstance(self._stacks, Unstackable):
             return given
         masks = dict(zip(self.places, given[len(given) - len(self.places):], strict=True))
-        return given + [first_of(spots, self.parts, masks, runs[self.runs[0]])
+        return given + [first_of(spots, masks, runs[self.runs[0]])
                         for spots in self._stacks.starts]
 
     def formula(self, latex: bool = False) -> str:

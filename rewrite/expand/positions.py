@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import Tensor, fx
 
@@ -17,9 +16,10 @@ from rewrite.ir.ops import mix_rows, positions_of, take
 from rewrite.parts import Components
 from rewrite.parts.assemble import Assembler
 from rewrite.parts.names import member_of
+from rewrite.parts.sequences import sequence_of
 from rewrite.paths.tree import Condition
 
-Spot = tuple[str, object]  # a named place or a slice, with the symbol of its length
+Spot = tuple[str, str]  # a named place or a slice, with the input whose positions it is of
 Spots = frozenset[Spot]
 _SLICE = re.compile(r"\[([+-]?\d*)(:?)([+-]?\d*)\]")
 
@@ -31,7 +31,7 @@ class Positions:
         self.assembler = assembler
         for place in places:  # inputs in this order, be they read or not
             _ = assembler.where(place)
-        self._masks: dict[tuple[str, object], fx.Node] = {}
+        self._masks: dict[Spot, fx.Node] = {}
 
     def mixed(
         self, test: Condition, name: str, sides: Sequence[fx.Node], label: str, ranges: Any = None
@@ -41,8 +41,7 @@ class Positions:
         `ranges` of positions are what the sides hold, None for all.
         """
         graph = self.assembler.graph
-        length = length_of(self.assembler.parts, name)
-        mask = self._mask(test.place, length)
+        mask = self._mask(test.place, input_of(self.assembler.parts, name))
         if ranges is not None:
             mask = graph.call_function(take, (mask, 1, ranges))
         made = graph.create_node("call_function", mix_rows, (mask, *sides),
@@ -50,15 +49,14 @@ class Positions:
         made.meta["component"] = label
         return made
 
-    def _mask(self, place: str, length: object) -> fx.Node:
+    def _mask(self, place: str, name: str) -> fx.Node:
         if not place.startswith("["):
             return self.assembler.where(place)
-        if (place, length) not in self._masks:
-            source = self.assembler.inputs[
-                self.assembler.runs[0], source_with(self.assembler.parts, length)]
-            self._masks[place, length] = self.assembler.graph.call_function(
+        if (place, name) not in self._masks:
+            source = self.assembler.inputs[self.assembler.runs[0], name]
+            self._masks[place, name] = self.assembler.graph.call_function(
                 positions_of, (source, *ends_of(place)))
-        return self._masks[place, length]
+        return self._masks[place, name]
 
 
 def ends_of(place: str) -> tuple[int | None, int | None]:
@@ -75,71 +73,72 @@ def ends_of(place: str) -> tuple[int | None, int | None]:
     return int(low), (None if int(low) == -1 else int(low) + 1)
 
 
-def length_of(parts: Components, name: str) -> object:
-    """The symbol of the number of positions of a value: the size of its axis 1.
+def input_of(parts: Components, name: str) -> str:
+    """The input whose positions a value has: its axis 1 counts them.
 
-    Raises `HypothesisError` for values that have no position for each token.
+    Raises `HypothesisError` for values that are not known to have positions.
     """
-    lengths = {size for source in parts.cut.flow.sources for size in shape(source)[1:2]}
     found = member_of(name)
-    name = found[0] + ".out" if found else name
-    sizes = next(shape(node) for node, known in parts.values.items()
-                 if known == name or known == f"{name}.out")
-    varying = [size for size in sizes[1:2] if not sympy.sympify(size).is_Integer]
-    if not varying or not set(map(sympy.sympify, varying)) <= set(map(sympy.sympify, lengths)):
+    known = found[0] + ".out" if found else name
+    value = next(node for node, called in parts.values.items() if called in (known, f"{name}.out"))
+    sequence = sequence_of(parts, value)
+    if sequence is None:
+        specs = {spec.name: spec for spec in parts.graph.inputs}
+        sources = [(specs[str(source.target)], shape(source)) for source in parts.cut.flow.sources]
+        called = {size: dim for spec, sizes in sources
+                  for dim, size in zip(spec.shape, sizes, strict=True)}
+        sizes = ", ".join(str(called.get(size, size)) for size in shape(value))
         raise HypothesisError(
-            f"{name} has no positions: its shape is {list(map(str, sizes))}, with no axis for "
-            "the tokens behind the batch; ask for a position of what it reads")
-    return varying[0]
+            f"{name} has no positions that are known: its shape is [{sizes}], and nothing shows "
+            "that axis 1, behind the batch, counts those of an input "
+            f"({'; '.join(spec.describe() for spec, _ in sources)}): ask for a position of what "
+            "it reads")
+    return sequence
 
 
-def groups_of(product: Product, parts: Components) -> dict[str, object]:
-    """The named places that an expansion asks for, each with the symbol of its length.
+def groups_of(product: Product, parts: Components) -> dict[str, str]:
+    """The named places that an expansion asks for, each with the input whose positions it is of.
 
     Raises `HypothesisError` if a place is asked of two sequences.
     """
-    found: dict[str, object] = {}
+    found: dict[str, str] = {}
     for name, copies in product.copies.items():
         for copy in copies:
             if isinstance(copy, Mixed) and copy.test.place and not copy.test.place.startswith("["):
-                place, length = copy.test.place, length_of(parts, name)
-                if found.setdefault(place, length) != length:
+                place, sequence = copy.test.place, input_of(parts, name)
+                if found.setdefault(place, sequence) != sequence:
                     raise HypothesisError(
-                        f"@{place} is asked of two sequences of different length ({name} has "
-                        f"{length} positions, others {found[place]}): name one for each")
+                        f"@{place} is asked of two sequences ({name} has the positions of "
+                        f"{sequence}, others those of {found[place]}): name one for each")
     return found
 
 
 def masks_for(
-    parts: Components, places: Mapping[str, object], inputs: Mapping[str, Tensor],
-    given: Mapping[str, Any],
+    places: Mapping[str, str], inputs: Mapping[str, Tensor], given: Mapping[str, Any]
 ) -> list[Tensor]:
     """The mask [batch, positions] of each place, in order; raises `InputError` if one is missing.
 
-    What is given beyond them is not asked for.
+    `places` are of inputs by name.  What is given beyond them is not asked for.
     """
     masks: list[Tensor] = []
-    for place, length in places.items():
+    for place, sequence in places.items():
         if place not in given:
             raise InputError(f"the hypothesis asks for positions @{place}: call it with positions="
                              f"{{{place!r}: ...}}, a mask [batch, positions] or one position for "
                              f"each example; {near(place, given) if given else 'none are given'}")
-        source = source_with(parts, length)
-        batch, size = inputs[source].shape[:2]
-        masks.append(as_mask(place, given[place], batch, size, inputs[source].device))
+        batch, length = inputs[sequence].shape[:2]
+        masks.append(as_mask(place, given[place], batch, length, inputs[sequence].device))
     return masks
 
 
-def first_of(
-    spots: Spots, parts: Components, masks: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
-) -> int:
+def first_of(spots: Spots, masks: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> int:
     """The first position of any of some places, in any of the examples.
 
-    `masks` are those of named places; each place comes with the symbol of its length.
+    `masks` are those of named places.
     """
     found: list[int] = []
-    for place, length in spots:
-        size = inputs[source_with(parts, length)].shape[1]
+    for place, sequence in spots:
+        size = inputs[sequence].shape[1]
         if place.startswith("["):
             low, high = ends_of(place)
             inside = range(size)[low:high]
@@ -177,9 +176,3 @@ def as_mask(
         raise InputError(f"@{place} has position {int(outside[0])}, the inputs have {length}")
     mask = torch.zeros(batch, length, dtype=torch.bool, device=device)
     return mask.scatter(1, found % length, True)
-
-
-def source_with(parts: Components, length: object) -> str:
-    """The name of an input that has this many positions."""
-    return next(str(node.target) for node in parts.cut.flow.sources
-                if shape(node)[1:2] == (length,))

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rewrite.expand.groups import Place
-from rewrite.expand.positions import Spot, Spots, length_of
+from rewrite.expand.positions import Spot, Spots, input_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.ir.dag import Constant, Node, Part
-from rewrite.ir.flow import shape
 from rewrite.parts import Components
 from rewrite.parts.names import member_of
+from rewrite.parts.sequences import sequence_of
 from rewrite.parts.tails import opened, tail
 from rewrite.paths.tree import Condition
 
@@ -40,7 +40,7 @@ class _Basing:
     def __init__(self, parts: Components, product: Product, wanted: set[Place]) -> None:
         self.parts, self.product, self.wanted = parts, product, wanted
         self.tails: dict[Place, Tail] = {}
-        self._lengths: dict[str, object] = {}
+        self._sequences: dict[str, str | None] = {}
         for node in product.dag.nodes:
             if isinstance(node, Constant):
                 continue
@@ -66,25 +66,25 @@ class _Basing:
         found = [self.based(*read) for read in zip(node.reads, copy.reads, strict=True)]
         spots = frozenset[Spot]().union(*(each.spots for each in found))
         base = known.get(tuple(each.base for each in found)) if spots else None
-        lengths = {length for _, length in spots}
-        if base is None or (isinstance(node, Part) and lengths != {self._keeps(node.name)}):
+        sequences = {sequence for _, sequence in spots}
+        if base is None or (isinstance(node, Part) and sequences != {self._keeps(node.name)}):
             return None
         return Tail(base, spots)
 
-    def _keeps(self, part: str) -> object:
-        """The length along which rows that are equal stay so, up to the first that differs."""
+    def _keeps(self, part: str) -> str | None:
+        """The input of whose positions equal rows stay equal, up to the first that differs."""
         found = None if part in self.parts.components else member_of(part)
         layer = found[0] if found else part
-        if layer not in self._lengths:
+        if layer not in self._sequences:
             component = self.parts.component(layer)
             whole = component.members == 0 and tail(self.parts, layer) is not None
             keeps = whole or (opened(self.parts, layer, None, "tail") is not None
                               and not self.product.dag.motion.looks_ahead())
             region = component.region if keeps else None
-            self._lengths[layer] = shape(region.output)[1] if region else None
-        return self._lengths[layer]
+            self._sequences[layer] = sequence_of(self.parts, region.output) if region else None
+        return self._sequences[layer]
 
 
 def spot_of(parts: Components, name: str, test: Condition) -> Spot:
     """Where a test passes, asked of a value."""
-    return test.place, length_of(parts, name)
+    return test.place, input_of(parts, name)

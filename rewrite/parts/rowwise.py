@@ -102,6 +102,32 @@ def is_rowwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool:
     return True
 
 
+def rows_from(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> set[fx.Node]:
+    """The leaves from whose row i, on axis 1, row i of `output` is made, whatever else it reads.
+
+    None of them where a row is not followed, or comes from another axis.
+    """
+    rows, stops = _Rows(flow, shape(output)[1]), set(leaves) - {output}
+    found: set[fx.Node] = set()
+    stack: list[Question] = [(output, {1: Row()})]
+    seen: set[object] = set()
+    while stack:
+        node, asked = stack.pop()
+        key = (node, *((axis, row.inner, row.order) for axis, row in asked.items()))
+        if not asked or key in seen:
+            continue  # what is read whole says nothing of rows
+        seen.add(key)
+        if node in stops:
+            if shape(node)[1:2] != (rows.count,) or not _alone(asked, 1):
+                return set()
+            found.add(node)
+        elif (before := rows.before(node, asked)) is None:
+            return set()
+        else:
+            stack += before
+    return found
+
+
 @dataclass(frozen=True)
 class _Rows:
     """The rules for rows of one of `count` positions."""
@@ -112,10 +138,8 @@ class _Rows:
     def own(self, leaf: fx.Node, asked: Asked) -> list[Question] | None:
         """No more questions if a leaf is asked for its rows of the position alone."""
         place = positions(self.flow, leaf)
-        if place is None or place[1] != self.count or set(asked) != {place[0]}:
-            return None
-        row = asked[place[0]]
-        return [] if row.inner == 1 and row.order is None else None
+        fits = place is not None and place[1] == self.count and _alone(asked, place[0])
+        return [] if fits else None
 
     def before(self, node: fx.Node, asked: Asked) -> list[Question] | None:
         """What must be asked of the operands of a node; None if it is not known."""
@@ -223,6 +247,11 @@ class _Rows:
             return None
         beneath: list[Question] = [(base, {0: row})] if self.flow.flows(base) else []
         return [*beneath, (rows, {0: Row(row.inner * by, order)})]
+
+
+def _alone(asked: Asked, axis: int) -> bool:
+    """Whether rows are asked for as they are, on one axis."""
+    return set(asked) == {axis} and asked[axis].inner == 1 and asked[axis].order is None
 
 
 def _ratio(a: Any, b: Any) -> Any:

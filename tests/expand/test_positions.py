@@ -101,7 +101,7 @@ def test_what_has_no_positions() -> None:
 
     parts = rw.trace(Pooled().eval(), inputs={"input_ids": CLEAN % 11}).components()
     last = parts.names[-1]
-    with pytest.raises(HypothesisError, match="has no positions: its shape is"):
+    with pytest.raises(HypothesisError, match="has no positions that are known: its shape is"):
         _ = rw.expand(rw.Hypothesis(parts, {"clean": f"{last}@END"})).module
     exp = rw.expand(rw.Hypothesis(parts, {"clean": "tokens@[0]"}))
     assert exp(clean={"input_ids": CLEAN % 11}, corrupt={"input_ids": CORRUPT % 11}) is not None
