@@ -62,7 +62,7 @@ def positions(flow: Flow, node: fx.Node) -> tuple[int, Any] | None:
     traced, it is the one as long as the rows of tokens that the model reads.
 
     >>> from rewrite.parts.rowwise import positions
-    >>> positions(parts.cut.flow, parts.cut.sums[0])[0]
+    >>> positions(parts.cut.flow, next(iter(parts.cut.sums)))[0]
     1
     """
     sources = [shape(source) for source in flow.sources]

@@ -6,7 +6,7 @@ import torch
 
 from rewrite.errors import DataError
 from rewrite.expand import Expansion
-from rewrite.expand.positions import ends_of, length_of, source_with
+from rewrite.expand.positions import ends_of, input_of
 from rewrite.expand.product import Mixed
 from rewrite.ir.layout import Layout
 from rewrite.measure import Batch
@@ -24,11 +24,11 @@ def check_positions(expansion: Expansion, layout: Layout, batch: Batch) -> None:
         return
     parts = expansion.parts
     lengths = {spec.name: str(spec.shape[1]) for spec in parts.graph.inputs if spec.shape[1:]}
-    spots = {(copy.test.place, length_of(parts, name))
+    spots = {(copy.test.place, input_of(parts, name))
              for name, copies in expansion.product.copies.items() for copy in copies
              if isinstance(copy, Mixed) and copy.test.place}
-    for place, length in sorted(spots, key=str):
-        mask = padded.get(lengths[source_with(parts, length)])
+    for place, sequence in sorted(spots):
+        mask = padded.get(lengths[sequence])
         if mask is None:
             continue
         for number, row in zip(batch.index.tolist(), mask, strict=True):
