@@ -15,6 +15,7 @@ from rewrite.ir.flow import shape
 from rewrite.ir.ops import for_copies
 from rewrite.parts import Components
 from rewrite.parts.assemble import Assembler
+from rewrite.parts.layout import misplaced
 
 aten = torch.ops.aten
 COUNTS = {aten.arange.default, aten.arange.start, aten.arange.start_step, aten.cumsum.default}
@@ -62,6 +63,8 @@ class StackAssembler(Assembler):
 
 def batch_of(parts: Components) -> frozenset[sympy.Symbol]:
     """The symbol of the batch; raises `Unstackable` if it is fixed or does not come first."""
+    if why := misplaced(parts, "batch"):
+        raise Unstackable(f"copies cannot be stacked: {why}")
     found: set[Any] = set()
     for source in parts.cut.flow.sources:
         size = sympy.sympify(shape(source)[0])

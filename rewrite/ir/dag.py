@@ -77,10 +77,14 @@ Node = Source | Constant | Part | Join
 
 
 class Motion:
-    """What a model does to positions, asked only by patterns with windows.
+    """What a model does to positions, asked by patterns with windows, and to examples.
 
     This one is that of a decoder: attention looks back, all else keeps positions apart.
     """
+
+    def mixes_examples(self) -> bool:
+        """Whether values of one example depend on others, so that they are no examples."""
+        return False
 
     def looks_ahead(self) -> bool:
         """Whether some attention reads tokens that come later."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from sympy import sympify
 from torch import Tensor, fx
 
+from rewrite.errors import InputError
 from rewrite.ir.dag import Motion
+from rewrite.ir.flow import shape
 from rewrite.ir.values import devices
 from rewrite.parts.names import member_of
 from rewrite.symbolic.cost import hints_for
@@ -55,10 +58,32 @@ class PartsMotion(Motion):
                 return True
         regions = (c.region for c in self.parts.components.values() if c.heads)
         written = [region.output for region in regions if region is not None]
-        first, second = (self._values(written, changed) for changed in (False, True))
-        return any(_moved(a, b) for a, b in zip(first, second, strict=True))
+        first, second = (self._values(written, along) for along in (None, 1))
+        return any(_moved(a, b, 1) for a, b in zip(first, second, strict=True))
 
-    def _values(self, written: list[fx.Node], changed: bool) -> list[Tensor]:
+    def mixes_examples(self) -> bool:
+        """Whether the first axis is no batch, measured by changing the second half of its rows.
+
+        Without weights it is not known, and taken to be a batch.
+        """
+        return self._mixes_examples
+
+    @cached_property
+    def _mixes_examples(self) -> bool:
+        graph = self.parts.graph
+        if graph.weightless or any(t.is_meta for t in graph.module.parameters()):
+            return False
+        sources = [shape(node) for node in self.parts.cut.flow.sources]
+        rows = {sympify(sizes[0]) for sizes in sources if sizes}
+        written = [node for node in self.parts.cut.written if _has_rows(node, rows)]
+        try:
+            first, second = (self._values(written, along) for along in (None, 0))
+        except (RuntimeError, IndexError, InputError):  # ones are no inputs of this model
+            return False
+        return any(_moved(a, b, 0) for a, b in zip(first, second, strict=True))
+
+    def _values(self, written: list[fx.Node], along: int | None) -> list[Tensor]:
+        """What is written for ones, or for zeros in the second half of an axis."""
         graph, flow = self.parts.graph, self.parts.cut.flow
         sizes = hints_for(graph.inputs, graph.guards, {})
         device, *_ = devices(graph.module)
@@ -67,8 +92,9 @@ class PartsMotion(Motion):
         for spec in graph.inputs:
             shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
             value = torch.ones(shape, dtype=spec.dtype, device=device)
-            if spec.name in sources and changed and value.ndim > 1:
-                value[:, value.shape[1] // 2:] = 0
+            if spec.name in sources and along is not None and value.ndim > along:
+                half = value.shape[along] // 2
+                value.narrow(along, half, value.shape[along] - half).zero_()
             inputs.append(value)
         kept = _Keeping(graph.module, set(written))
         with torch.no_grad():
@@ -90,9 +116,21 @@ class _Keeping(fx.Interpreter):
         return value
 
 
-def _moved(a: Tensor, b: Tensor) -> bool:
-    """Whether anything in the first half differs."""
-    half = a.shape[1] // 2
-    before, after = a[:, :half].double(), b[:, :half].double()
+def _has_rows(node: fx.Node, rows: set[Any]) -> bool:
+    """Whether the first axis of a value, and no other, is (made of) one of these sizes."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not value.ndim or not value.is_floating_point():
+        return False
+    sizes = list(map(sympify, shape(node)))
+    letters = set[Any]().union(*(row.free_symbols for row in rows))
+    return sizes[0] in rows and not any(size.free_symbols & letters for size in sizes[1:])
+
+
+def _moved(a: Tensor, b: Tensor, axis: int) -> bool:
+    """Whether anything in the first half of an axis differs."""
+    half = a.shape[axis] // 2
+    before, after = (value.narrow(axis, 0, half).double() for value in (a, b))
+    if not before.numel():
+        return False
     scale = max(float(before.abs().max()), 1e-12)
     return bool((before - after).abs().max() > CLOSE * scale)
