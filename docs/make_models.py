@@ -129,6 +129,7 @@ def page(found: list[Row], missing: int = 0) -> str:
     traced = [row for row in found if "crash" not in row]
     good = [row for row in traced if not row["failed"]]
     worst = max((row["parts_error"] for row in good), default=0.0)
+    direct = max((row["direct_error"] for row in good if row["direct_error"] > 0), default=0.0)
     exact = sum(row["trace_error"] == 0 for row in traced)
     heads, expected = (sum(row[key] for row in traced) for key in ("heads", "expected"))
     left = f"  {missing} more families of the table were not run." if missing else ""
@@ -142,30 +143,39 @@ def page(found: list[Row], missing: int = 0) -> str:
         f"families: {len(traced)} traced, {exact} of them bit for bit; {len(good)} pass all "
         f"{len(LAWS)} laws; {heads:,} of {expected:,} attention heads found.  Largest difference "
         "of a split model that passes them, relative to its largest output: "
-        f"{worst:.1e}.{left}", "",
+        f"{worst:.1e}; of a direct edge, from hooks on the original model: {direct:.1e}.{left}", "",
         "Laws: " + ", ".join(LAWS) + ".  *heads* means that every attention head that the",
-        "configuration promises is a part of its own, with its q, k and v read apart.  *fixed*",
+        "configuration promises is a part of its own, with its q, k and v read apart, *partition* that",
+        "every weight is in one part (but where the model itself shares it), none of a layer is hidden",
+        "in an output, and MLPs and mixers are as many as the configuration says, *direct* that a head",
+        "and an MLP have the direct effect on the outputs that hooks on the original model give.  *fixed*",
         "marks models whose length is fixed when they are traced.  Families in italics run only",
         "when this page is made, the others on every change.  Export took at most these seconds",
         "of one thread.", "",
-        "| family | export s | nodes | heads found / expected | trace error | split error | laws |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| family | export s | nodes | heads found / expected | MLPs and mixers | trace error "
+        "| split error | direct error | laws |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in traced:
         name = row["name"] if row["name"] in CORE else f"*{row['name']}*"
         heads_cell, laws = cells(row)
         seconds = min(row["seconds"], row["cost"])
         lines.append(f"| {name} | {seconds:.1f} | {row['nodes']} | {heads_cell} | "
-                     f"{row['trace_error']:.1e} | {row['parts_error']:.1e} | {laws} |")
+                     f"{row['blocks']} / {row['blocks_expected']} | {row['trace_error']:.1e} | "
+                     f"{row['parts_error']:.1e} | {row['direct_error']:.1e} | {laws} |")
     lines += ["", "## What does not pass", "", "| family | law | what was seen |", "|---|---|---|"]
     for row in found:
         if "crash" in row:
             lines.append(f"| {row['name']} | trace | {row['crash']} |")
-        for law, seen in row.get("failed", {}).items():
+        said = row.get("failed", {}) | row.get("known", {})
+        for law, seen in said.items():
             lines.append(f"| {row['name']} | {law} | {seen.replace('|', '/')} |")
     slower = [row for row in traced if row["notes"] and not row["failed"]]
     lines += ["", "## Coarser or slower in places", "", "| family | where |", "|---|---|"]
     lines += [f"| {row['name']} | {row['notes'][0].replace('|', '/')} |" for row in slower]
+    lines += ["", "## Direct edges without an oracle", "", "| family | why |", "|---|---|"]
+    lines += [f"| {row['name']} | {'; '.join(row['no_oracle'])} |" for row in traced
+              if row["no_oracle"]]
     return "\n".join(lines) + "\n"
 
 
@@ -174,8 +184,8 @@ def written() -> dict[str, tuple[str, str]]:
     found = {}
     for line in PAGE.read_text().splitlines():
         columns = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(columns) == 7 and " / " in columns[3] and columns[1] != "export s":
-            found[columns[0].strip("*")] = (columns[3], columns[6])
+        if len(columns) == 9 and " / " in columns[3] and columns[1] != "export s":
+            found[columns[0].strip("*")] = (columns[3], columns[8])
     return found
 
 

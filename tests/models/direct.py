@@ -33,8 +33,10 @@ class Record:
 
 def matrices(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that hold a weight of two axes themselves, by their first name."""
-    return {name: module for name, module in model.named_modules() if any(
-        sum(size > 1 for size in p.shape) > 1 for p in module.parameters(recurse=False))}
+    holders = {name.partition(".parametrizations")[0] for name, module in model.named_modules()
+               if any(sum(size > 1 for size in p.shape) > 1
+                      for p in module.parameters(recurse=False))}
+    return {name: module for name, module in model.named_modules() if name in holders}
 
 
 def attentions(model: nn.Module) -> list[str]:
@@ -72,12 +74,23 @@ def hooked(
         yield
 
 
+def copied(value: Any) -> Any:
+    """The same with copies of all tensors: models add to values in place."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
 def record(model: nn.Module, names: Iterable[str], run: Outputs) -> Record:
     """What happens on a run."""
     seen = Record()
 
     def keep(call: Call, given: Any, output: Any) -> Any:
-        seen.inputs[call], seen.outputs[call] = given, output
+        seen.inputs[call], seen.outputs[call] = copied(given), copied(output)
         return output
 
     with hooked(model, names, keep):
@@ -116,7 +129,7 @@ class Frozen:
         """What the corrupt run gives if some calls give something else and others are frozen."""
         given = {call: self.corrupt.outputs[call] for call in self.frozen} | dict(change)
         with hooked(self.model, {name for name, _ in given},
-                    lambda call, _, output: given.get(call, output)):
+                    lambda call, _, output: copied(given[call]) if call in given else output):
             return self.run()
 
     def layers(self) -> list[str]:
@@ -156,3 +169,10 @@ class Frozen:
             if isinstance(above, (nn.ModuleList, nn.Sequential)) and parts[i].isdigit():
                 return ".".join(parts[: i + 1])
         return ""
+
+
+def one_of(several: Iterable[str], path: str) -> str | None:
+    """The only one of several modules that is `path`, holds it, or is in it."""
+    found = [name for name in several if name == path or name.startswith(f"{path}.")
+             or path.startswith(f"{name}.")]
+    return found[0] if len(found) == 1 else None

@@ -24,14 +24,24 @@ def both_stacks(config: Any) -> int:
             + 2 * config.decoder_layers * config.decoder_attention_heads)
 
 
+def one_each(config: Any) -> int:
+    """One MLP in each layer, of both stacks if there are two."""
+    stacks = ("encoder_layers", "decoder_layers")
+    if all(hasattr(config, name) for name in stacks) and config.is_encoder_decoder:
+        return sum(getattr(config, name) for name in stacks)
+    return config.num_hidden_layers
+
+
 @dataclass(frozen=True)
 class Family:
     """A family: classes of `transformers` by name, options of a tiny configuration.
 
-    `heads` says from the configuration how many attention heads the model has.  `scale` is
+    `heads` says from the configuration how many attention heads the model has, `blocks` how many
+    MLPs, mixtures of experts and mixers that are no attention write to its stream.  `scale` is
     the standard deviation of the random weight matrices.  `config` may be built from nested
     configurations: `options` then holds plain dicts.  `fixed` marks families whose sequence
     length is fixed when they are traced, `fails` those that cannot be traced, with the reason.
+    `known` says of a law that does not hold why not.
     """
 
     name: str
@@ -39,6 +49,8 @@ class Family:
     config: str
     options: Mapping[str, Any]
     heads: Callable[[Any], int] = layers_times_heads
+    blocks: Callable[[Any], int] = one_each
+    known: Mapping[str, str] = field(default_factory=dict)
     scale: float = 0.3
     fixed: bool = False
     fails: str = ""

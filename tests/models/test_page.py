@@ -27,7 +27,8 @@ def script() -> ModuleType:
 def row(name: str, **changes: Any) -> dict[str, Any]:
     made = {"name": name, "seconds": 1.25, "cost": 2.5, "nodes": 119, "heads": 8, "expected": 8,
             "trace_error": 0.0, "parts_error": 5e-7, "method": "torch.export", "fixed": False,
-            "notes": [], "passed": list(LAWS), "failed": {}}
+            "notes": [], "passed": list(LAWS), "failed": {}, "known": {}, "blocks": 2,
+            "blocks_expected": 2, "direct_error": 3e-7, "no_oracle": []}
     return made | changes
 
 
@@ -57,10 +58,10 @@ def test_the_page_says_what_failed(script: ModuleType) -> None:
     crash = {"name": "dbrx", "crash": "TraceError: a loop over experts"}
     failed = row("bitnet", passed=list(LAWS)[1:], failed={"heads": "0 of 8 | rsqrt"}, heads=0)
     page = script.page([row("gpt2"), failed, row("nanochat", fixed=True), crash], 3)
-    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 9 laws" in page
+    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 11 laws" in page
     assert "16 of 24 attention heads" in page and "3 more families" in page
-    assert "| gpt2 | 1.2 | 119 | 8 / 8 | 0.0e+00 | 5.0e-07 | 9 / 9 |" in page
-    assert "| *nanochat* |" in page and "9 / 9, fixed |" in page
+    assert "| gpt2 | 1.2 | 119 | 8 / 8 | 2 / 2 | 0.0e+00 | 5.0e-07 | 3.0e-07 | 11 / 11 |" in page
+    assert "| *nanochat* |" in page and "11 / 11, fixed |" in page
     assert "| dbrx | trace | TraceError: a loop over experts |" in page
     assert "| bitnet | heads | 0 of 8 / rsqrt |" in page
 
@@ -74,5 +75,5 @@ def test_differences_from_the_written_page(
     assert script.differences([row("gpt2"), {"name": "led", "crash": "another"}]) == []
     lost = row("bert", heads=4, failed={"heads": "4 of 8"})
     assert script.differences([lost, {"name": "gpt2", "crash": "gone"}]) == [
-        "bert: heads 4 / 8, laws 9 / 9 (page: 8 / 8, 9 / 9) heads: 4 of 8",
-        "gpt2: heads not traced, laws gone (page: 8 / 8, 9 / 9)"]
+        "bert: heads 4 / 8, laws 11 / 11 (page: 8 / 8, 11 / 11) heads: 4 of 8",
+        "gpt2: heads not traced, laws gone (page: 8 / 8, 11 / 11)"]
