@@ -143,12 +143,13 @@ def page(found: list[Row], missing: int = 0) -> str:
         f"families: {len(traced)} traced, {exact} of them bit for bit; {len(good)} pass all "
         f"{len(LAWS)} laws; {heads:,} of {expected:,} attention heads found.  Largest difference "
         "of a split model that passes them, relative to its largest output: "
-        f"{worst:.1e}; of a direct edge, from hooks on the original model: {direct:.1e}.{left}", "",
+        f"{worst:.1e}; of a direct edge, against hooks on the original model: {direct:.1e}."
+        f"{left}", "",
         "Laws: " + ", ".join(LAWS) + ".  *heads* means that every attention head that the",
-        "configuration promises is a part of its own, with its q, k and v read apart, *partition* that",
-        "every weight is in one part (but where the model itself shares it), none of a layer is hidden",
-        "in an output, and MLPs and mixers are as many as the configuration says, *direct* that a head",
-        "and an MLP have the direct effect on the outputs that hooks on the original model give.  *fixed*",
+        "configuration promises is a part of its own, with its q, k and v read apart; *partition*",
+        "that every weight is in one part (but where the model itself shares it), none of a layer",
+        "hidden in an output, and MLPs and mixers are as many as the configuration says; *direct*",
+        "that a head and an MLP have the direct effect that hooks on the model give.  *fixed*",
         "marks models whose length is fixed when they are traced.  Families in italics run only",
         "when this page is made, the others on every change.  Export took at most these seconds",
         "of one thread.", "",

@@ -87,6 +87,11 @@ def attending(config: Any) -> int:
         for kind in config.layer_types)
 
 
+def mixers(config: Any) -> int:
+    """An MLP in each layer, and a mixer in those that do not attend."""
+    return 2 * config.num_hidden_layers - attending(config) // config.num_attention_heads
+
+
 def listed(config: Any) -> int:
     """Heads of a stack that lists them by layer."""
     return sum(config.num_attention_heads_per_layer)
@@ -108,7 +113,8 @@ DECODERS: tuple[Family, ...] = (
            "attention_heads": 4, "ffn_dim": 48, "max_position_embeddings": 64}),
     Family("ctrl", "CTRLLMHeadModel", "CTRLConfig", GPT | {"dff": 48}),
     Family("xlnet", "XLNetLMHeadModel", "XLNetConfig",
-           TEXT | {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
+           TEXT | {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}, known={
+               "direct": "the module of attention adds the stream itself, so hooks freeze both"}),
     Family("bloom", "BloomForCausalLM", "BloomConfig",
            TEXT | {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     Family("mpt", "MptForCausalLM", "MptConfig", TEXT | {"d_model": 32, "n_heads": 4, "n_layers": 2,
@@ -324,13 +330,13 @@ DECODERS: tuple[Family, ...] = (
     Family("kimi_linear", "KimiLinearForCausalLM", "KimiLinearConfig",
            MLA | LINEAR_FULL | DENSE_SPARSE | TOP2 | {"num_local_experts": 4,
            "moe_intermediate_size": 16, "linear_head_dim": 8, "linear_num_heads": 4,
-           "linear_conv_kernel_dim": 4}, heads=attending),
+           "linear_conv_kernel_dim": 4}, heads=attending, blocks=mixers),
 
     # Linear attention, state spaces, convolutions and recurrences, some beside attention.
     Family("minimax", "MiniMaxForCausalLM", "MiniMaxConfig",
-           GQA | LOCAL_EXPERTS | LINEAR_FULL | {"block_size": 8}, heads=attending),
+           GQA | LOCAL_EXPERTS | LINEAR_FULL | {"block_size": 8}, heads=attending, blocks=mixers),
     Family("qwen3_next", "Qwen3NextForCausalLM", "Qwen3NextConfig", GQA | EXPERTS | DELTA
-           | LINEAR_FULL | {"shared_expert_intermediate_size": 16}, heads=attending),
+           | LINEAR_FULL | {"shared_expert_intermediate_size": 16}, heads=attending, blocks=mixers),
     Family("mamba", "MambaForCausalLM", "MambaConfig",
            MAMBA | {"time_step_rank": 4}, heads=no_heads, fixed=True),
     Family("falcon_mamba", "FalconMambaForCausalLM", "FalconMambaConfig",
@@ -338,20 +344,22 @@ DECODERS: tuple[Family, ...] = (
     Family("mamba2", "Mamba2ForCausalLM", "Mamba2Config",
            MAMBA | {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8}, heads=no_heads),
     Family("bamba", "BambaForCausalLM", "BambaConfig",
-           KV | MAMBA2 | {"attn_layer_indices": [1]}, heads=attending),
+           KV | MAMBA2 | {"attn_layer_indices": [1]}, heads=attending, blocks=mixers),
     Family("jamba", "JambaForCausalLM", "JambaConfig",
            KV | MAMBA1 | TOP2 | {"num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
-           "expert_layer_period": 2, "expert_layer_offset": 1}, heads=attending, fixed=True),
+           "expert_layer_period": 2, "expert_layer_offset": 1},
+           heads=attending, blocks=mixers, fixed=True),
     Family("zamba2", "Zamba2ForCausalLM", "Zamba2Config",
            KV | {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"],
            "n_mamba_heads": 8, "mamba_ngroups": 2, "mamba_d_state": 4, "chunk_size": 8,
            "num_key_value_heads": 4, "use_shared_attention_adapter": True, "adapter_rank": 4,
-           "use_mem_rope": True, "use_mamba_kernels": False}, heads=attending),
+           "use_mem_rope": True, "use_mamba_kernels": False}, heads=attending, blocks=mixers),
     Family("lfm2", "Lfm2ForCausalLM", "Lfm2Config", KV | {"block_auto_adjust_ff_dim": False,
-           "layer_types": ["conv", "full_attention"]}, heads=attending),
+           "layer_types": ["conv", "full_attention"]}, heads=attending, blocks=mixers),
     Family("recurrent_gemma", "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig",
            WIDTH | {"num_key_value_heads": 2, "intermediate_size": 48, "lru_width": 32,
-           "attention_window_size": 8, "block_types": ("recurrent", "attention")}, heads=attending,
+           "attention_window_size": 8, "block_types": ("recurrent", "attention")},
+           heads=attending, blocks=mixers,
            fixed=True),
     Family("rwkv", "RwkvForCausalLM", "RwkvConfig", without(TEXT, "pad_token_id")
            | {"context_length": 64, "hidden_size": 32, "num_hidden_layers": 2,
@@ -359,39 +367,40 @@ DECODERS: tuple[Family, ...] = (
     Family("falcon_h1", "FalconH1ForCausalLM", "FalconH1Config", KV | MAMBA2 | {"mamba_d_ssm": 64}),
     Family("granitemoehybrid", "GraniteMoeHybridForCausalLM", "GraniteMoeHybridConfig",
            KV | MAMBA2 | SCALED | LOCAL_EXPERTS | {"layer_types": ["mamba", "attention"],
-           "shared_intermediate_size": 16}, heads=attending),
+           "shared_intermediate_size": 16}, heads=attending, blocks=mixers),
     Family("nemotron_h", "NemotronHForCausalLM", "NemotronHConfig",
            GQA | ROUTED | {"num_hidden_layers": 4,
            "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
            "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 4,
            "chunk_size": 8, "use_mamba_kernels": False, "moe_shared_expert_intermediate_size": 16},
-           heads=attending),
+           heads=attending, blocks=mixers),
     Family("zamba", "ZambaForCausalLM", "ZambaConfig", KV | MAMBA1 | {"num_hidden_layers": 3,
            "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "n_mamba_heads": 2,
-           "num_key_value_heads": 4}, heads=attending),
+           "num_key_value_heads": 4}, heads=attending, blocks=mixers),
     Family("lfm2_moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", KV | EXPERTS | {"num_dense_layers": 1,
-           "layer_types": ["conv", "full_attention"]}, heads=attending),
+           "layer_types": ["conv", "full_attention"]}, heads=attending, blocks=mixers),
     Family("lfm3", "Lfm3ForCausalLM", "Lfm3Config",
            GQA | {"num_hidden_layers": 3, "sliding_window": 8,
-           "layer_types": ["conv", "sliding_attention", "full_attention"]}, heads=attending),
+           "layer_types": ["conv", "sliding_attention", "full_attention"]},
+           heads=attending, blocks=mixers),
     Family("inkling", "InklingForCausalLM", "InklingTextConfig",
            GQA | ROUTED | DENSE_SPARSE | SHORT | {"logits_mup_width_multiplier": 2.0}),
     Family("inkling2", "Inkling2ForCausalLM", "Inkling2TextConfig",
            without(GQA | ROUTED | SHORT, "intermediate_size", "n_shared_experts")
            | {"unpadded_vocab_size": VOCAB, "n_layers_per_attn_res_block": 1, "route_scale": 1.0}),
     Family("olmo_hybrid", "OlmoHybridForCausalLM", "OlmoHybridConfig",
-           KV | DELTA | LINEAR_FULL, heads=attending),
+           KV | DELTA | LINEAR_FULL, heads=attending, blocks=mixers),
     Family("qwen3_5", "Qwen3_5ForCausalLM", "Qwen3_5TextConfig",
-           GQA | DELTA | LINEAR_FULL, heads=attending),
+           GQA | DELTA | LINEAR_FULL, heads=attending, blocks=mixers),
     Family("qwen3_5_moe", "Qwen3_5MoeForCausalLM", "Qwen3_5MoeTextConfig",
            without(GQA, "intermediate_size") | EXPERTS | DELTA | LINEAR_FULL
-           | {"shared_expert_intermediate_size": 16}, heads=attending),
+           | {"shared_expert_intermediate_size": 16}, heads=attending, blocks=mixers),
     Family("qwen4_exp", "Qwen4ExpForCausalLM", "Qwen4ExpTextConfig",
            without(GQA, "intermediate_size") | EXPERTS | DELTA
            | {"layer_types": ["linear_attention", "indexed_attention"],
            "shared_expert_intermediate_size": 16, "hc_count": 2, "hc_lowrank": 4,
            "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4,
-           "indexer_compress_ratio": 2}, heads=attending),
+           "indexer_compress_ratio": 2}, heads=attending, blocks=mixers),
     Family("xlstm", "xLSTMForCausalLM", "xLSTMConfig", TEXT | {
         "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 4, "qk_dim_factor": 1.0,
         "chunk_size": 16}, heads=no_heads),

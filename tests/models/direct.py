@@ -85,6 +85,14 @@ def copied(value: Any) -> Any:
     return value
 
 
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return all(map(_same, a, b))
+    return True
+
+
 def record(model: nn.Module, names: Iterable[str], run: Outputs) -> Record:
     """What happens on a run."""
     seen = Record()
@@ -101,8 +109,8 @@ def record(model: nn.Module, names: Iterable[str], run: Outputs) -> Record:
 class Frozen:
     """The original model on a clean and a corrupt run, its layers frozen.
 
-    `clean` and `corrupt` run the model and give its outputs.  A module is frozen if it is called
-    before the last one of the last layer is through.
+    `clean` and `corrupt` run the model and give its outputs.  A module beside the layers is frozen
+    if one of a layer depends on it.
     """
 
     def __init__(self, model: nn.Module, clean: Outputs, corrupt: Outputs) -> None:
@@ -112,8 +120,8 @@ class Frozen:
         self.clean = record(model, names, clean)
         self.corrupt = record(model, names, corrupt)
         order = list(self.corrupt.outputs)
-        layered = [i for i, (name, _) in enumerate(order) if self._layer(name)]
-        self.frozen = order[: layered[-1] + 1] if layered else []
+        layered = [call for call in order if self._layer(call[0])]
+        self.frozen = [call for call in order if call in layered or self._is_read(call, layered)]
 
     def leaves(self, path: str) -> list[Call]:
         """The frozen calls within a module."""
@@ -160,6 +168,23 @@ class Frozen:
     def of_modules(self, calls: Iterable[Call]) -> list[Tensor]:
         """The direct effect of all that some calls write."""
         return self.outputs({call: self.clean.outputs[call] for call in calls})
+
+    def _is_read(self, call: Call, layered: list[Call]) -> bool:
+        """Whether a module of a layer gives something else if a call gives something else."""
+        order = list(self.corrupt.outputs)
+        later = [other for other in layered if order.index(other) > order.index(call)]
+        output = self.corrupt.outputs[call]
+        if not later or not isinstance(output, Tensor) or not output.is_floating_point():
+            return bool(later)
+        seen: dict[Call, Any] = {}
+
+        def change(other: Call, _: Any, found: Any) -> Any:
+            seen[other] = copied(found)
+            return output + torch.randn_like(output) if other == call else found
+
+        with hooked(self.model, {name for name, _ in [call, *later]}, change):
+            self.run()
+        return any(not _same(seen[other], self.corrupt.outputs[other]) for other in later)
 
     def _layer(self, name: str) -> str:
         """The outermost element of a list of modules around a module, or ""."""

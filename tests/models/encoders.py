@@ -60,9 +60,12 @@ ENCODERS: tuple[Family, ...] = (
     masked("albert", "Albert", BASE | {"embedding_size": 16}),
     masked("mobilebert", "MobileBert", BASE | {
         "hidden_size": 48, "embedding_size": 16, "intra_bottleneck_size": 32,
-        "num_feedforward_networks": 2}),
+        "num_feedforward_networks": 2},
+        # of each layer: into the bottleneck, the networks, out of it
+        blocks=lambda c: c.num_hidden_layers * (c.num_feedforward_networks + 2)),
     masked("convbert", "ConvBert", BASE | {"embedding_size": 16, "conv_kernel_size": 3},
-           heads=convbert_heads),
+           heads=convbert_heads, known={
+               "partition": "convolutions by a kernel that tokens choose are MLPs of their own"}),
     masked("deberta", "Deberta", DEBERTA),
     masked("deberta_v2", "DebertaV2", DEBERTA | {
         "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}),
@@ -71,7 +74,9 @@ ENCODERS: tuple[Family, ...] = (
     masked("fnet", "FNet", BASE, heads=no_heads),
     masked("big_bird", "BigBird", BASE | {"attention_type": "original_full"}),
     masked("nystromformer", "Nystromformer", BASE | {"conv_kernel_size": 5}),
-    masked("funnel", "Funnel", FUNNEL, heads=funnel_heads, fixed=True),
+    masked("funnel", "Funnel", FUNNEL, heads=funnel_heads, fixed=True,
+           blocks=lambda c: sum(c.block_sizes) + c.num_decoder_layers, known={
+               "direct": "the module of attention adds the stream itself, so hooks freeze both"}),
     masked("mpnet", "MPNet"),
     masked("rembert", "RemBert", BASE | {"input_embedding_size": 16, "output_embedding_size": 24}),
     masked("roformer", "RoFormer", BASE | {"embedding_size": 16}),

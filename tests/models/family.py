@@ -25,11 +25,19 @@ def both_stacks(config: Any) -> int:
 
 
 def one_each(config: Any) -> int:
-    """One MLP in each layer, of both stacks if there are two."""
-    stacks = ("encoder_layers", "decoder_layers")
-    if all(hasattr(config, name) for name in stacks) and config.is_encoder_decoder:
-        return sum(getattr(config, name) for name in stacks)
-    return config.num_hidden_layers
+    """One MLP in each layer, of both stacks or towers if there are two.
+
+    In a model of stages, also what leads from one stage to the next.
+    """
+    nested = [getattr(config, name, None) for name in ("text_config", "vision_config")]
+    if all(nested):
+        return sum(map(one_each, nested))
+    if hasattr(config, "encoder_layers") and config.is_encoder_decoder:
+        return config.encoder_layers + config.decoder_layers
+    stages = getattr(config, "depths", None) or getattr(config, "depth", None)
+    if isinstance(stages, (list, tuple)):
+        return sum(stages) + len(stages) - 1
+    return getattr(config, "num_hidden_layers", 0)
 
 
 @dataclass(frozen=True)

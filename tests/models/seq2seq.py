@@ -37,6 +37,10 @@ MOONSHINE = {
     "encoder_num_hidden_layers": 2, "decoder_num_hidden_layers": 2,
     "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4,
     "max_position_embeddings": 64, "pad_token_id": 0}
+PREDICTED = {
+    "direct": "the main and the predicted stream pass the same modules side by side",
+    "partition": "the predicted stream projects with the weights of the main one, as values that "
+                 "several parts read"}
 # three convolutions of fixed strides leave 3 frames of it
 SOUND = torch.randn(3, 2000, generator=torch.Generator().manual_seed(1))
 WORDS = torch.arange(3, 24).reshape(3, 7)
@@ -48,6 +52,21 @@ MASKED = {"input_ids": torch.arange(5, 38).reshape(3, 11), "decoder_input_ids": 
 def t5_heads(config: Any) -> int:
     """Attention heads of T5: encoder, decoder, cross attention."""
     return (config.num_layers + 2 * config.num_decoder_layers) * config.num_heads
+
+
+def t5_blocks(config: Any) -> int:
+    """MLPs of T5."""
+    return config.num_layers + config.num_decoder_layers
+
+
+def gemma_blocks(config: Any) -> int:
+    """MLPs of T5Gemma."""
+    return config.encoder.num_hidden_layers + config.decoder.num_hidden_layers
+
+
+def moonshine_blocks(config: Any) -> int:
+    """MLPs of Moonshine."""
+    return config.encoder_num_hidden_layers + config.decoder_num_hidden_layers
 
 
 def gemma_heads(config: Any) -> int:
@@ -76,14 +95,16 @@ def generator(name: str, stem: str, options: dict[str, Any] = BART, **more: Any)
 
 
 SEQ2SEQ: tuple[Family, ...] = (
-    generator("t5", "T5", T5, heads=t5_heads),
-    generator("mt5", "MT5", T5 | {"feed_forward_proj": "gated-gelu"}, heads=t5_heads),
-    generator("umt5", "UMT5", T5, heads=t5_heads),
+    generator("t5", "T5", T5, heads=t5_heads, blocks=t5_blocks),
+    generator("mt5", "MT5", T5 | {"feed_forward_proj": "gated-gelu"}, heads=t5_heads,
+              blocks=t5_blocks),
+    generator("umt5", "UMT5", T5, heads=t5_heads, blocks=t5_blocks),
     generator("switch_transformers", "SwitchTransformers", T5 | {
         "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
-        heads=t5_heads, inputs=MASKED, fails="forward casts the weights of the router in place"),
+        heads=t5_heads, blocks=t5_blocks, inputs=MASKED,
+        fails="forward casts the weights of the router in place"),
     generator("t5gemma", "T5Gemma", {"encoder": GEMMA, "decoder": GEMMA, "vocab_size": VOCAB},
-              heads=gemma_heads),
+              heads=gemma_heads, blocks=gemma_blocks),
     generator("bart", "Bart"),
     generator("mbart", "MBart"),
     Family("marian", "MarianMTModel", "MarianConfig", BART, both_stacks),
@@ -92,13 +113,13 @@ SEQ2SEQ: tuple[Family, ...] = (
     generator("blenderbot", "Blenderbot"),
     generator("blenderbot_small", "BlenderbotSmall"),
     generator("bigbird_pegasus", "BigBirdPegasus", BART | {"attention_type": "original_full"}),
-    generator("prophetnet", "ProphetNet", PROPHETNET, heads=prophetnet_heads),
+    generator("prophetnet", "ProphetNet", PROPHETNET, heads=prophetnet_heads, known=PREDICTED),
     generator("led", "LED", BART | {
         "attention_window": 8, "max_encoder_position_embeddings": 64,
         "max_decoder_position_embeddings": 64}, fails="data-dependent shapes"),
     generator("whisper", "Whisper", SPEECH | {"num_mel_bins": 8}, fixed=True),
     generator("speech_to_text", "Speech2Text", SPEECH | {
         "input_feat_per_channel": 8, "conv_channels": 16, "conv_kernel_sizes": (3, 3)}),
-    generator("moonshine", "Moonshine", MOONSHINE, heads=moonshine_heads,
+    generator("moonshine", "Moonshine", MOONSHINE, heads=moonshine_heads, blocks=moonshine_blocks,
               inputs={"input_values": SOUND, "decoder_input_ids": WORDS}),
 )

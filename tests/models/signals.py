@@ -40,6 +40,10 @@ SERIES = STACKS | {"prediction_length": 4, "context_length": 12, "lags_sequence"
                    "num_time_features": 1}
 DECISION = {"state_dim": 5, "act_dim": 3, "hidden_size": 32, "max_ep_len": 16, "n_layer": 2,
             "n_head": 4, "n_positions": 32, "bos_token_id": None, "eos_token_id": None}
+SHORTCUT = {
+    "partition": "a stage begins with two convolutions that are added: no term depends on the "
+                 "other, so it is no residual sum, and belongs to what reads it",
+    "direct": "the first layer of a stage is a part of the next"}
 WORDS = torch.arange(3, 36).reshape(3, 11)
 
 
@@ -123,7 +127,8 @@ def plain(name: str, stem: str, options: dict[str, Any], **more: Any) -> Family:
 
 def speech(name: str, stem: str, options: dict[str, Any] = WAVES, **more: Any) -> Family:
     """A model that writes down what it hears, whose names begin with the same stem."""
-    return Family(name, f"{stem}ForCTC", f"{stem}Config", options, **more)
+    return Family(name, f"{stem}ForCTC", f"{stem}Config", options, **(
+        {"blocks": lambda c: c.num_hidden_layers + 1} | more))  # positions by a convolution
 
 
 SIGNALS: tuple[Family, ...] = (
@@ -171,7 +176,7 @@ SIGNALS: tuple[Family, ...] = (
     # images, by convolution
     picture("convnext", "ConvNext", CONVNEXT | {"layer_scale_init_value": 1.0}, heads=no_heads),
     picture("convnextv2", "ConvNextV2", CONVNEXT, heads=no_heads),
-    picture("resnet", "ResNet", CONV, heads=no_heads),
+    picture("resnet", "ResNet", CONV, heads=no_heads, known=SHORTCUT),
     picture("regnet", "RegNet", CONV | {"groups_width": 8}, heads=no_heads),
     picture("mobilenet_v2", "MobileNetV2", {
         "image_size": 32, "depth_multiplier": 0.25, "expand_ratio": 2.0}, heads=no_heads),
