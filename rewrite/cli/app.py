@@ -108,7 +108,7 @@ def test(
         hypotheses = experiment.build(graph.components())
         with show.steps() as step:
             results = evaluate(hypotheses, experiment.pairs, experiment.metric,
-                               batch_size=batch_size, progress=step("testing"))
+                               batch_size=batch_size, say=show.say, progress=step("testing"))
         show.ladder(ladder_table(results), f"{experiment.metric}, n = {len(experiment.pairs)}")
         if out is not None:
             save(results, out / "results.json")

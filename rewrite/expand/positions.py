@@ -83,7 +83,10 @@ def input_of(parts: Components, name: str) -> str:
         raise HypothesisError(f"no position of {name} can be told: {why}")
     found = member_of(name)
     known = found[0] + ".out" if found else name
-    value = next(node for node, called in parts.values.items() if called in (known, f"{name}.out"))
+    value = next((node for node, called in parts.values.items()
+                  if called in (known, f"{name}.out")), None)
+    if value is None:  # an output that is the stream itself
+        return input_of(parts, parts.dag[name].reads[0])
     sequence = sequence_of(parts, value)
     if sequence is None:
         specs = {spec.name: spec for spec in parts.graph.inputs}
@@ -173,7 +176,7 @@ def as_mask(
     if found.is_floating_point() or found.ndim not in (1, 2) or len(found) != batch:
         raise InputError(f"@{place} needs a mask of booleans {[batch, length]} or integers "
                          f"[{batch}] or [{batch}, n], found {found.dtype} {list(found.shape)}")
-    found = found.reshape(batch, -1)
+    found = found.unsqueeze(1) if found.ndim == 1 else found
     outside = found[(found < -length) | (found >= length)]
     if len(outside):
         raise InputError(f"@{place} has position {int(outside[0])}, the inputs have {length}")

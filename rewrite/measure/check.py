@@ -72,7 +72,7 @@ def as_labels(name: str, values: Any) -> list[Tensor]:
 
 
 def as_positions(given: Mapping[str, Any] | None) -> dict[str, list[Tensor]]:
-    """Where named positions are in each example: an integer, several, or a mask.
+    """Where named positions are in each example: an integer, several or none, or a mask.
 
     >>> as_positions({"END": [3, 5]})
     {'END': [tensor(3), tensor(5)]}
@@ -83,6 +83,7 @@ def as_positions(given: Mapping[str, Any] | None) -> dict[str, list[Tensor]]:
             raise DataError(f"a position is named like a Python variable, as in @END; "
                             f"found {name!r}")
         found[name] = [torch.as_tensor(value) for value in values]
+        found[name] = [value if value.numel() else value.long() for value in found[name]]
         for i, value in enumerate(found[name]):
             if value.is_floating_point() or value.ndim > 1:
                 raise DataError(f"example {i}: @{name} is a position, a list of positions or a "

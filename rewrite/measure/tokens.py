@@ -95,12 +95,14 @@ class Passage:
 class TokenEffects:
     """What a hypothesis leaves unexplained, token by token; `token_effects` measures it.
 
-    One passage per reference text, with all counterfactuals that were drawn for it.
+    One passage per reference text, with all counterfactuals that were drawn for it.  `notes`
+    say in how many examples a position is empty, or the runs are equal.
     """
 
     hypothesis: str
     metric: str
     passages: Sequence[Passage]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.passages:

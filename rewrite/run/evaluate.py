@@ -17,6 +17,7 @@ from rewrite.paths.pattern import names_in
 from rewrite.run.compiled import Compile
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Pieces, Say
+from rewrite.run.presence import notes_on_data
 
 
 @overload
@@ -57,9 +58,10 @@ def evaluate(
     `compile=True`, or a mode of `torch.compile`, runs compiled (see `rw.compiled`).
 
     Returns results with AUE, ATE and proportion explained (Goldowsky-Dill et al. 2023,
-    section 2), each with a paired bootstrap interval; what had to be made smaller to fit is
-    in their notes, and told to `say`.  Raises `DataError` if the pairs lack a run of the
-    hypotheses, or if one hypothesis on one example is beyond the budget.
+    section 2), each with a paired bootstrap interval; what had to be made smaller to fit, and
+    in how many examples a position is empty or the runs are equal, is in their notes, and told
+    to `say`.  Raises `DataError` if the pairs lack a run of the hypotheses, if a position is
+    empty in all examples, or if one hypothesis on one example is beyond the budget.
 
     >>> hypothesis = rw.Hypothesis(parts, {"clean": "..."}, name="everything")
     >>> rw.evaluate(hypothesis, pairs, "kl_divergence").explained.value
@@ -76,6 +78,12 @@ def evaluate(
     check_runs([*base, *hypotheses], pairs)
     if any(other.parts is not first.parts for other in hypotheses):
         expand(hypotheses)  # says what is wrong
+    asked = [null, *hypotheses]
+    told = notes_on_data([each for other in asked for each in other.path_sets.values()],
+                         first.parts, pairs, [run for each in asked for run in each.run_names])
+    if say is not None:
+        for text in told:
+            say(text)
     pieces = Pieces(base, pairs, measure, batch_size, chunk, budget, say, compile=compile)
     order = sorted(range(len(hypotheses)), key=lambda i: latest(hypotheses[i]))
     results: dict[int, Result] = {}
@@ -92,7 +100,7 @@ def evaluate(
                 texts=pairs.texts or {}, read=pieces.view.read,
             )
     ordered = [results[i] for i in range(len(order))]
-    if notes := (*pairs.notes, *pieces.notes):
+    if notes := (*pairs.notes, *told, *pieces.notes):
         ordered = [replace(result, notes=notes) for result in ordered]
     return ordered[0] if single else ordered
 

@@ -24,6 +24,7 @@ from rewrite.run.evaluate import check_runs
 from rewrite.run.execute import Progress
 from rewrite.run.pieces import Say
 from rewrite.run.places import Asked, edges_asked, nodes_asked, paths_asked
+from rewrite.run.presence import notes_on_data
 from rewrite.run.record import Record, digest_of, digest_of_model, digest_of_pairs
 from rewrite.run.remote import RowFailed
 from rewrite.run.task import Found, Task
@@ -214,6 +215,8 @@ def sweep(
         if say is not None:
             say(text)
 
+    for text in notes_on_data((a.paths for a in asked), parts, pairs, [patch]):
+        note(text)
     left = [i for i in range(len(asked)) if i not in rows]
     for found in _named(asked, runs_it.run(task, left, _after(progress, len(rows), pairs), note)):
         new = dict(zip(found.numbers, _rows([asked[i] for i in found.numbers], found),

@@ -14,6 +14,7 @@ from rewrite.measure.tokens import Decoder, Passage, TokenEffects, token_texts
 from rewrite.run.evaluate import check_runs, reference
 from rewrite.run.execute import Progress, device_of
 from rewrite.run.padded import check_positions
+from rewrite.run.presence import notes_on_data
 from rewrite.run.view import View
 
 
@@ -46,13 +47,15 @@ def token_effects(
     model = reference(hypothesis, pairs.reference)
     check_runs([model, hypothesis], pairs)
     groups = same_reference(pairs)
+    notes = notes_on_data(hypothesis.path_sets.values(), hypothesis.parts, pairs,
+                          hypothesis.run_names)
     token_texts(tokenizer, [])  # says what is wrong before anything runs
     ids, losses = _losses([model, hypothesis], pairs, metric, batch_size, progress)
     passages: list[Passage] = []
     for first in dict.fromkeys(groups.tolist()):
         drawn = np.stack([losses[i] for i in np.flatnonzero(groups == first).tolist()], 1)
         passages.append(Passage(first, token_texts(tokenizer, ids[first]), drawn[0], drawn[1]))
-    return TokenEffects(hypothesis.describe(), str(metric), passages)
+    return TokenEffects(hypothesis.describe(), str(metric), passages, tuple(notes))
 
 
 def _losses(
