@@ -29,7 +29,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 def is_half(parts: Components) -> bool:
     """Whether a part writes half precision."""
-    return any(node.meta["val"].dtype in HALF for node in parts.cut.written)
+    return any(getattr(node.meta.get("val"), "dtype", None) in HALF for node in parts.cut.written)
 
 
 def base_of(product: Product, layer: Component, reads: Sequence[Tree]) -> Reads:
