@@ -30,7 +30,8 @@ class Layout:
 
     `outputs["logits"]` may be `("batch", "seq", 97)`: names are sizes that inputs have too.
     `tokens["seq"]` is the input that holds the token ids of that length, `padding["seq"]` the
-    inputs that say which tokens are real, each with the value that means so.  `fixed` has the
+    inputs that say which tokens are real, each with the value that means so, or None where it is
+    their number.  `fixed` has the
     lengths that were fixed when the model was traced.
 
     >>> from rewrite.ir.layout import layout_of
@@ -42,12 +43,25 @@ class Layout:
     lengths: tuple[str, ...]
     tokens: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
-    padding: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    padding: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     def real(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """True at tokens, False at padding, `[batch, positions]`, for each length with padding."""
-        return {length: torch.stack([inputs[name] == value for name, value in told.items()]).all(0)
+        return {length: torch.stack([self._told(inputs, length, name, value)
+                                     for name, value in told.items()]).all(0)
                 for length, told in self.padding.items()}
+
+    def _told(
+        self, inputs: Mapping[str, Tensor], length: str, name: str, value: float | None
+    ) -> Tensor:
+        given = inputs[name]
+        if value is None:
+            size = inputs[self.tokens[length]].shape[1]
+            return torch.arange(size, device=given.device) < given[:, None]
+        same = given == value
+        if same.ndim > 2 and same.shape[-1] == same.shape[-2]:  # whether a token sees itself
+            same = same.diagonal(dim1=-2, dim2=-1)
+        return same.flatten(1, -2).any(1) if same.ndim > 2 else same
 
     def length_axis(self, sizes: Sequence[Size]) -> int | None:
         """The axis of tokens, if there is exactly one."""

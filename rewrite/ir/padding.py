@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rewrite.errors import RewriteError
 from rewrite.ir.layout import Layout, layout_of
 from rewrite.ir.size_text import unmet
 from rewrite.ir.values import devices
 
 if TYPE_CHECKING:
-    from rewrite.ir.graph import Graph
+    from rewrite.ir.graph import Graph, InputSpec
 
 Inputs = dict[str, Tensor]
 QUIET = 1e-3  # what is left of the effect of a token that is masked, of that of one that is not
@@ -24,43 +25,59 @@ PLACES = (0, 1)
 def with_padding(graph: Graph, batches: Sequence[Mapping[str, Tensor]]) -> Layout:
     """The layout of a graph, with the inputs that say which of the given tokens are real.
 
-    Such an input has an entry for each token, of two kinds in all batches, and one kind makes a
-    token invisible: when the token changes, nothing changes elsewhere.  Where that cannot be
-    seen, as in a model of tokens that never meet, inputs named `attention_mask` mean what they
-    do in Hugging Face models.
+    Such an input has an entry for each token (or for each query and key), of two kinds in all
+    batches, and one kind makes a token invisible: when the token changes, nothing changes
+    elsewhere.  Or it has a number for each example, and tokens beyond it are invisible.  Where
+    that cannot be seen, as in a model of tokens that never meet, inputs named `attention_mask`
+    mean what they do in Hugging Face models.
     """
     layout = layout_of(graph)
-    padding: dict[str, dict[str, float]] = {}
+    padding: dict[str, dict[str, float | None]] = {}
     for spec in graph.inputs:
-        length = _length(spec.shape, layout)
-        if length is None or layout.tokens.get(length) == spec.name:
+        length = _length(spec, layout)
+        if length is None:
             continue
-        values = _values([batch[spec.name] for batch in batches])
-        if values is None:
+        given = [batch[spec.name] for batch in batches]
+        if len(spec.shape) > 2 and any(
+                batch[spec.name].shape[-1] != batch[layout.tokens[length]].shape[1]
+                for batch in batches if length in layout.tokens):
             continue
-        real = _real_value(graph, layout, batches, spec.name, length, values)
-        if real is None and spec.name.endswith("attention_mask"):
-            real = 1.0
+        longest = max(batches, key=lambda batch: batch[layout.tokens[length]].shape[1]
+                      if length in layout.tokens else batch[spec.name].shape[-1])
+        probe = _Probe(graph, layout, _small(graph, longest), spec.name, length)
+        if len(spec.shape) == 1:
+            if probe.counts(given, [batch[layout.tokens[length]] for batch in batches]):
+                padding.setdefault(length, {})[spec.name] = None
+            continue
+        values = _values(given)
+        real = None if values is None else probe.real_value(values)
+        if real is None and values is not None and spec.name.endswith("attention_mask"):
+            real = 1.0 if len(spec.shape) == 2 else None
         if real is not None:
             padding.setdefault(length, {})[spec.name] = real
     return replace(layout, padding=padding)
 
 
 def may_tell(graph: Graph) -> bool:
-    """Whether any input has an entry for each token beside the tokens themselves."""
+    """Whether any input may say which tokens are real."""
     layout = layout_of(graph)
-    return any((length := _length(spec.shape, layout)) is not None
-               and layout.tokens.get(length) != spec.name for spec in graph.inputs)
+    return any(_length(spec, layout) is not None for spec in graph.inputs)
 
 
-def _length(shape: tuple[int | str, ...], layout: Layout) -> str | None:
-    """The length of an input with one entry for each token."""
-    if len(shape) != 2:
+def _length(spec: InputSpec, layout: Layout) -> str | None:
+    """The length of an input with one entry for each token, or with a number for each example."""
+    shape = spec.shape
+    if spec.name in layout.tokens.values() or not shape:
         return None
-    known = [name for name in layout.lengths if name == shape[1] or layout.fixed.get(name) ==
-             shape[1]]
+    if len(shape) == 1:
+        counts = not spec.dtype.is_floating_point and spec.dtype != torch.bool
+        return next(iter(layout.tokens)) if counts and len(layout.tokens) == 1 else None
+    known = [name for name in layout.lengths
+             if name == shape[-1] or (len(shape) == 2 and layout.fixed.get(name) == shape[1])]
     if not known:
-        return None
+        # A mask of queries by keys, of a size that was fixed.
+        fixed = len(shape) > 2 and isinstance(shape[-1], int) and shape[-2] in (1, shape[-1])
+        return next(iter(layout.tokens)) if fixed and len(layout.tokens) == 1 else None
     # A mask that nothing reads has a length of its own: it goes along with the only tokens.
     alone = known[0] not in layout.tokens and len(layout.tokens) == 1
     return next(iter(layout.tokens)) if alone and _unread(known[0], layout) else known[0]
@@ -78,56 +95,80 @@ def _values(given: Sequence[Tensor]) -> list[float] | None:
     return sorted(map(float, found)) if 0 < len(found) <= 2 else None
 
 
-def _real_value(
-    graph: Graph, layout: Layout, batches: Sequence[Mapping[str, Tensor]], name: str,
-    length: str,
-    values: list[float],
-) -> float | None:
-    """The value of an input that means that a token is real, if the other one hides tokens."""
-    if len(values) < 2:
-        return None
-    longest = max(batches, key=lambda batch: batch[name].shape[1])
-    batch = _small(graph, {key: value.to(devices(graph.module)[0])
-                           for key, value in longest.items()})
-    hidden = [pad for pad, real in (values, values[::-1])
-              if any(_hides(graph, layout, batch, name, length, pad, real, at) for at in PLACES)]
-    if len(hidden) != 1:
-        return None
-    return next(value for value in values if value != hidden[0])
-
-
-def _small(graph: Graph, inputs: Inputs) -> Inputs:
+def _small(graph: Graph, inputs: Mapping[str, Tensor]) -> Inputs:
     """Two examples of a batch, if the graph takes another batch than this one."""
+    device = devices(graph.module)[0]
+    inputs = {spec.name: inputs[spec.name].to(device) for spec in graph.inputs}
     few = {key: value[:2] for key, value in inputs.items()}
     free = all(isinstance(spec.shape[0], str) for spec in graph.inputs if spec.shape)
     sizes = {key: tuple(value.shape) for key, value in few.items()}
     return few if free and unmet(graph.guards, sizes) is None else inputs
 
 
-def _hides(
-    graph: Graph, layout: Layout, inputs: Inputs, name: str, length: str, pad: float, real: float,
-    at: int,
-) -> bool:
-    """Whether a token that changes is not seen elsewhere if `inputs[name]` is `pad` there."""
-    if at >= inputs[name].shape[1]:
-        return False
-    seen = inputs | {name: torch.full_like(inputs[name], real)}
-    changed = {key: _changed(value, at) for key, value in inputs.items()
-               if key != name and _along(graph, key, length, layout) and _values([value]) is None}
-    if not changed:
-        changed = {key: _changed(inputs[key], at) for key in (layout.tokens.get(length),)
-                   if key is not None}
-    mask = seen[name].clone()
-    mask[:, at] = pad
-    hidden = inputs | {name: mask}
-    loud = _difference(graph, layout, length, at, seen, seen | changed)
-    return loud > 0 and _difference(graph, layout, length, at, hidden, hidden | changed) <= (
-        QUIET * loud)
+@dataclass(frozen=True)
+class _Probe:
+    """What an input says of tokens, found by changing a token where it says one thing and another.
 
+    `inputs` are examples that the graph runs on.
+    """
 
-def _along(graph: Graph, name: str, length: str, layout: Layout) -> bool:
-    shape = next(spec.shape for spec in graph.inputs if spec.name == name)
-    return len(shape) > 1 and shape[1] in (length, layout.fixed.get(length))
+    graph: Graph
+    layout: Layout
+    inputs: Inputs
+    name: str
+    length: str
+
+    def real_value(self, values: list[float]) -> float | None:
+        """The entry that means that a token is real, if the other one hides tokens."""
+        if len(values) < 2:
+            return None
+        hidden = [pad for pad, real in (values, values[::-1])
+                  if any(self._masks(pad, real, at) for at in PLACES)]
+        return next(value for value in values if value != hidden[0]) if len(hidden) == 1 else None
+
+    def counts(self, given: Sequence[Tensor], tokens: Sequence[Tensor]) -> bool:
+        """Whether numbers, one for each example, say how many tokens are real."""
+        short = False
+        for value, ids in zip(given, tokens, strict=True):
+            if bool(((value < 0) | (value > ids.shape[1])).any()):
+                return False
+            short = short or bool((value < ids.shape[1]).any())
+        size = self.inputs[self.layout.tokens[self.length]].shape[1]
+        return short and size > 1 and self._hides(size, size - 1, size - 1)
+
+    def _masks(self, pad: float, real: float, at: int) -> bool:
+        given = self.inputs[self.name]
+        if at >= given.shape[-1]:
+            return False
+        seen = torch.full_like(given, real)
+        hidden = seen.clone()
+        hidden[..., at] = pad
+        return self._hides(seen, hidden, at)
+
+    def _hides(self, seen: Tensor | int, hidden: Tensor | int, at: int) -> bool:
+        """Whether a token that changes is not seen elsewhere with one input, but with another."""
+        given = self.inputs[self.name]
+        changed = {key: _changed(value, at) for key, value in self.inputs.items()
+                   if self._may_change(key)}
+        if not changed and (name := self.layout.tokens.get(self.length)):
+            changed = {name: _changed(self.inputs[name], at)}
+        found: list[float] = []
+        for value in (seen, hidden):
+            value = torch.full_like(given, value) if isinstance(value, int) else value
+            inputs = self.inputs | {self.name: value}
+            try:
+                found.append(_difference(
+                    self.graph, self.layout, self.length, at, inputs, inputs | changed))
+            except (RuntimeError, IndexError, RewriteError):  # a probe that fails tells nothing
+                return False
+        loud, quiet = found
+        return loud > 0 and quiet <= QUIET * loud
+
+    def _may_change(self, name: str) -> bool:
+        """Whether an input has an entry for each token, of more than two kinds."""
+        shape = next(spec.shape for spec in self.graph.inputs if spec.name == name)
+        along = len(shape) > 1 and shape[1] in (self.length, self.layout.fixed.get(self.length))
+        return name != self.name and along and _values([self.inputs[name]]) is None
 
 
 def _changed(value: Tensor, at: int) -> Tensor:
