@@ -42,8 +42,8 @@ def with_padding(graph: Graph, batches: Sequence[Mapping[str, Tensor]]) -> Layou
                 batch[spec.name].shape[-1] != batch[layout.tokens[length]].shape[1]
                 for batch in batches if length in layout.tokens):
             continue
-        longest = max(batches, key=lambda batch: batch[layout.tokens[length]].shape[1]
-                      if length in layout.tokens else batch[spec.name].shape[-1])
+        along = layout.tokens.get(length, spec.name)
+        longest = max(batches, key=lambda batch, name=along: batch[name].shape[-1])
         probe = _Probe(graph, layout, _small(graph, longest), spec.name, length)
         if len(spec.shape) == 1:
             if probe.counts(given, [batch[layout.tokens[length]] for batch in batches]):
