@@ -23,12 +23,13 @@ def check_positions(expansion: Expansion, layout: Layout, batch: Batch) -> None:
     if not padded:
         return
     parts = expansion.parts
-    lengths = {spec.name: str(spec.shape[1]) for spec in parts.graph.inputs if spec.shape[1:]}
+    lengths = {spec.name: name for spec in parts.graph.inputs for name in layout.lengths
+               if spec.shape[1:2] and spec.shape[1] in (name, layout.fixed.get(name))}
     spots = {(copy.test.place, input_of(parts, name))
              for name, copies in expansion.product.copies.items() for copy in copies
              if isinstance(copy, Mixed) and copy.test.place}
     for place, sequence in sorted(spots):
-        mask = padded.get(lengths[sequence])
+        mask = padded.get(lengths.get(sequence, ""))
         if mask is None:
             continue
         for number, row in zip(batch.index.tolist(), mask, strict=True):

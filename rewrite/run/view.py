@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rewrite.errors import DataError
-from rewrite.ir.layout import Layout
+from rewrite.ir.layout import BATCH, Layout
 from rewrite.ir.padding import may_tell, with_padding
 from rewrite.measure import METRICS, Batch, Metric, Pairs
 from rewrite.measure.axes import axes_of
@@ -35,6 +35,10 @@ class View:
 
         Raises `DataError` where the metric cannot read the outputs, or padding differs by run.
         """
+        for spec in parts.graph.inputs:
+            if BATCH in spec.shape[1:]:
+                raise DataError(f"{spec.describe()}: pairs have the examples first; trace a module "
+                                "that takes them so and moves the axis itself")
         names = {spec.name for spec in parts.graph.inputs}
         layout, given = parts.layout, list[dict[str, Tensor]]()
         # Inputs that are missing are reported where the model is called.
