@@ -8,6 +8,7 @@ change of `b` to what `c` reads, and so on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -67,9 +68,21 @@ class Hand:
         for index, (holder, operand) in enumerate(zip(holders, node.args, strict=True)):
             entered = letter in (None, holder.partition("_")[0])
             if entered and not holder.startswith("given_") and self._name(operand) in read:
-                operands[index] = operands[index] + change
+                start = self._value(before)
+                operands[index] = self._summed(operand, start, self.corrupt[start] + change)
         with torch.no_grad():
             return body(*operands)
+
+    def _summed(self, node: fx.Node, start: fx.Node, value: Tensor) -> object:
+        """A sum of the stream, which may scale its terms, with another value of `start`."""
+        if node is start:
+            return value
+        if node.op != "call_function":
+            return self.corrupt[node]
+        given, named = fx.map_arg(
+            (node.args, dict(node.kwargs)), lambda o: self._summed(o, start, value))
+        function: Any = node.target
+        return function(*given, **named)
 
     def _name(self, node: fx.Node) -> str:
         """The value of the wiring that a node of the module holds."""
