@@ -16,7 +16,6 @@ from rewrite.ir.dag import Constant, Join, Node, Part, Source
 from rewrite.ir.ops import as_ranges, take
 from rewrite.parts import Component, Components
 from rewrite.parts.assemble import Assembler
-from rewrite.parts.names import member_of
 from rewrite.rules.slicer import Body
 
 
@@ -156,8 +155,8 @@ def _slots_in_full(
     every = range(len(node.ports))
     if node.name in parts.components:
         return () if parts.last_row(node.name, columns=columns) else every
-    layer, head = member_of(node.name) or (node.name, 0)
-    if parts.last_row(layer, (head,)) is None:
+    layer, head = parts.owner(node.name)
+    if head is None or parts.last_row(layer, (head,)) is None:
         return every
     return [slot for slot in every if node.ports[slot].symbol.endswith((".k", ".v"))]
 

@@ -16,7 +16,6 @@ from rewrite.ir.ops import mix_rows, positions_of, take
 from rewrite.parts import Components
 from rewrite.parts.assemble import Assembler
 from rewrite.parts.layout import misplaced
-from rewrite.parts.names import member_of
 from rewrite.parts.sequences import sequence_of
 from rewrite.paths.tree import Condition
 
@@ -81,8 +80,8 @@ def input_of(parts: Components, name: str) -> str:
     """
     if why := misplaced(parts, "seq") or misplaced(parts, "batch"):
         raise HypothesisError(f"no position of {name} can be told: {why}")
-    found = member_of(name)
-    known = found[0] + ".out" if found else name
+    layer, member = parts.owner(name)
+    known = name if member is None else f"{layer}.out"
     value = next((node for node, called in parts.values.items()
                   if called in (known, f"{name}.out")), None)
     if value is None:  # an output that is the stream itself

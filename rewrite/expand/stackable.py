@@ -75,6 +75,9 @@ def batch_of(parts: Components) -> frozenset[sympy.Symbol]:
     for node in parts.cut.written:
         if not has_batch(node, frozenset(found)):
             raise Unstackable(f"{node.name} has no batch, so that its copies cannot be stacked")
+    for region in parts.cut.regions:
+        if (mixes := parts.mixes_examples(region)) is not None:
+            raise Unstackable(f"{mixes}, which surgery has put in, may mix the examples of a batch")
     return frozenset(found)
 
 

@@ -15,7 +15,6 @@ from rewrite.expand.positions import Spot, Spots, input_of
 from rewrite.expand.product import Copy, Mixed, Product
 from rewrite.ir.dag import Constant, Node, Part
 from rewrite.parts import Components
-from rewrite.parts.names import member_of
 from rewrite.parts.sequences import sequence_of
 from rewrite.parts.tails import opened, tail
 from rewrite.paths.tree import Condition
@@ -73,8 +72,7 @@ class _Basing:
 
     def _keeps(self, part: str) -> str | None:
         """The input of whose positions equal rows stay equal, up to the first that differs."""
-        found = None if part in self.parts.components else member_of(part)
-        layer = found[0] if found else part
+        layer, _ = self.parts.owner(part)
         if layer not in self._sequences:
             component = self.parts.component(layer)
             whole = component.members == 0 and tail(self.parts, layer) is not None

@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, fx
 
-from rewrite.errors import FileError
+from rewrite.errors import FileError, SurgeryError
 from rewrite.files.sizes import writable
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.certificate import certificate_from
@@ -27,9 +27,11 @@ from rewrite.ir.graph import Graph, InputSpec, OutputSpec
 from rewrite.ir.nested import Place
 from rewrite.ir.sizes import fitting
 from rewrite.ir.values import attribute
+from rewrite.parts.operators import written_out
 from rewrite.trace.cleanup import clean
 
 EXTRA = "rewrite.json"
+KEPT = ("module", "component", "part", "own", "added")  # what nodes say of themselves
 # Packages whose classes a file may name without that they are loaded already.
 KNOWN = ("builtins", "collections", "torch", "transformers")
 
@@ -41,6 +43,11 @@ def save_graph(graph: Graph, path: Path) -> Path:
                         "graph.with_weights(model), and save the graph that it returns")
     from torch._export.serde.serialize import SerializeError  # takes a second
 
+    try:
+        graph = written_out(graph, whole=False)  # the same additions: loaded, it is bit for bit
+    except SurgeryError as error:
+        raise FileError(f"{graph.name} cannot be exported: {error}; functions that were put in "
+                        "must be made of tensor operators, without looking at values") from error
     graph = replace(graph, module=writable(graph.module))
     note = json.dumps(_note(graph), indent=1)
     inputs = _examples(graph)
@@ -103,7 +110,7 @@ def _note(graph: Graph) -> dict[str, Any]:
         "outputs": names,
         "returns": _described(returned, {id(tensor): name for name, tensor in markers.items()}),
         "certificate": asdict(graph.certificate) if graph.certificate else None,
-        "nodes": [(node.name, str(node.target), node.meta.get("module", ""))
+        "nodes": [(node.name, str(node.target), {k: node.meta[k] for k in KEPT if k in node.meta})
                   for node in graph.module.graph.nodes if node.op == "call_function"],
     }
 
@@ -184,15 +191,24 @@ def _fixed(graph: Graph) -> dict[str, int]:
     return found
 
 
+def _is_kept(target: str) -> bool:
+    return target.startswith("aten.") and not target.startswith("aten.sym_")
+
+
 def _plain(exported: fx.GraphModule, note: Mapping[str, Any]) -> fx.GraphModule:
     """A module without pytrees and hooks, with the names of inputs (and nodes) as saved."""
     clean(exported.graph)
     graph, values = fx.Graph(), dict[fx.Node, fx.Node]()
     inputs = iter(note["inputs"])
     calls = [node for node in exported.graph.nodes if node.op == "call_function"]
-    # Operators of the saved graph are found again one by one; bodies and functions are not.
-    same = [str(node.target) for node in calls] == [target for _, target, _ in note["nodes"]]
-    noted = dict(zip(calls, note["nodes"], strict=True)) if same else {}
+    noted: dict[fx.Node, Any] = {}
+    # Operators of the saved graph are found again one by one; sizes may have been merged.
+    for kept in (str, _is_kept):
+        found = [node for node in calls if kept(str(node.target))]
+        wanted = [each for each in note["nodes"] if kept(each[1])]
+        if not noted and [str(node.target) for node in found] == [each[1] for each in wanted]:
+            noted = dict(zip(found, wanted, strict=True))
+    taken = {name for name, *_ in noted.values()}
     for node in exported.graph.nodes:
         if node.op == "placeholder":
             made = graph.placeholder(Place(next(inputs)[0]))
@@ -201,8 +217,11 @@ def _plain(exported: fx.GraphModule, note: Mapping[str, Any]) -> fx.GraphModule:
             made = graph.output(fx.map_arg(tuple(node.args[0]), values.__getitem__))
         else:
             made = graph.node_copy(node, values.__getitem__)
+            while node not in noted and made.name in taken:
+                made.name += "_"
         if node in noted:
-            made.name, _, made.meta["module"] = noted[node]
+            made.name, _, known = noted[node]
+            made.meta |= {"module": known} if isinstance(known, str) else known
         values[node] = made
     used = {str(node.target): attribute(exported, str(node.target))
             for node in graph.find_nodes(op="get_attr")}

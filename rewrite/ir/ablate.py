@@ -168,9 +168,9 @@ def put_at(x: Tensor, new: Tensor, at: tuple[Any, ...]) -> Tensor:
     >>> put_at(torch.zeros(4), torch.ones(4), (slice(1, 3),))
     tensor([0., 1., 1., 0.])
     """
-    result = x.clone()
-    result[at] = new[at]
-    return result
+    here = torch.zeros_like(x, dtype=torch.bool)
+    here[at] = True
+    return torch.where(here, new, x)
 
 
 def shuffled(x: Tensor, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod
+from torch.utils._sympy.printers import PythonPrinter
 
 from rewrite.errors import SurgeryError, UnknownName
 from rewrite.ir import find
@@ -131,25 +133,28 @@ class Edit:
             return None
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
         try:
-            with self._shapes_only():
+            with self.shapes_only():
                 if node.op != "call_module":
                     function: Any = node.target
                     return function(*args, **kwargs)
-                called = self.module.get_submodule(str(node.target))
+                module = self.module.get_submodule(str(node.target))
                 tensors = {name: fake(tensor, self.mode) for name, tensor in
-                           (*called.named_parameters(), *called.named_buffers())}
-                return torch.func.functional_call(called, tensors, args, kwargs)
+                           (*module.named_parameters(), *module.named_buffers())}
+                return torch.func.functional_call(module, tensors, args, kwargs)
         except (GuardOnDataDependentSymNode, DataDependentOutputException):
             return origin.meta.get("val")
         except Exception as error:
             given = ", ".join(f"{o.name}: {self.describe(o)}" for o in node.all_input_nodes)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise SurgeryError(f"{_called(node, self.module)} cannot be called on ({given}), which "
+            raise SurgeryError(f"{called(node, self.module)} cannot be called on ({given}), which "
                                f"{origin.name!r} would have it do: {reason}") from error
 
     @contextmanager
-    def _shapes_only(self) -> Iterator[None]:
-        """Functions of the user may hold real tensors; nothing is learned about sizes."""
+    def shapes_only(self, asked: list[Any] | None = None) -> Iterator[None]:
+        """Functions of the user may hold real tensors; nothing is learned about sizes.
+
+        What a function asked of sizes was answered for the example only: it goes to `asked`.
+        """
         mode = self.mode
         assert mode is not None
         sizes = mode.shape_env
@@ -158,10 +163,14 @@ class Edit:
                 yield
                 return
             known, ranges = dict(sizes.replacements), dict(sizes.var_to_range)
+            before = len(sizes.guards)
             try:
-                with sizes.suppress_guards():
+                with nullcontext() if asked is not None else sizes.suppress_guards():
                     yield
-            finally:  # whatever a function asked was answered for the example only
+            finally:
+                if asked is not None:
+                    asked.extend(guard.expr for guard in sizes.guards[before:])
+                    del sizes.guards[before:]
                 sizes.replacements.clear()
                 sizes.replacements.update(known)
                 sizes.var_to_range.clear()
@@ -244,18 +253,27 @@ class Edit:
                               for have, want in zip(sizes, wanted, strict=True)):
             raise SurgeryError(f"{like.name!r} is {self.describe(like)}, the tensor given for it "
                                f"has shape {list(value.shape)}, which does not broadcast to it")
-        for have, want, size in zip(sizes, wanted, known.shape, strict=True):
+        for axis, (have, want, size) in enumerate(zip(sizes, wanted, known.shape, strict=True)):
             if want is None and have != 1:
                 self._guard(size, have)
-        if missing == 0 and not any(have == 1 and want != 1
-                                    for have, want in zip(sizes, wanted, strict=True)):
-            new.meta["val"] = known
-            return new
-        shape = [self._size(size, like) if have == 1 else have
-                 for have, size in zip(sizes, known.shape, strict=True)]
-        filled = self.call(aten.expand.default, (new, shape), like)
-        filled.meta["val"] = known
-        return filled
+                new = self._along(new, axis - missing, size, like)
+        if missing or any(have == 1 and want != 1
+                          for have, want in zip(sizes, wanted, strict=True)):
+            shape = [self._size(size, like) if have == 1 else -1
+                     for have, size in zip(sizes, known.shape, strict=True)]
+            new = self.call(aten.expand.default, (new, shape), like)
+        new.meta["val"] = known
+        return new
+
+    def _along(self, value: fx.Node, axis: int, size: Any, like: fx.Node) -> fx.Node:
+        """A value with as many entries along an axis as the inputs say.
+
+        A guard says that it has so many.  It is read by index, so that it knows its size as one
+        that varies, like all that is computed with it: values of one graph are never of two kinds.
+        """
+        count = self._size(size, like)
+        steps = self.call(aten.arange.default, (count,), like, {"device": like.meta["val"].device})
+        return self.call(aten.index_select.default, (value, axis, steps), like)
 
     def _axes(self) -> dict[Any, tuple[fx.Node, int]]:
         """Input and axis that a varying size is read from."""
@@ -276,10 +294,12 @@ class Edit:
             return int(expr)
         if expr in (axes := self._axes()):
             return self.call(aten.sym_size.int, axes[expr], like)
-        functions = {sympy.Mul: operator.mul, sympy.Add: operator.add}
+        functions = {sympy.Mul: operator.mul, sympy.Add: operator.add, Mod: operator.mod,
+                     FloorDiv: operator.floordiv, CleanDiv: operator.floordiv}
         if type(expr) not in functions:
             raise SurgeryError(f"the size {expr} of {like.name!r} cannot be computed from the "
-                               "inputs: give the tensor in its full shape")
+                               "sizes of the inputs, so no constant can stand for it; edit a node "
+                               "whose sizes are those of the inputs")
         first, *rest = (self._size(part, like) for part in expr.args)
         for part in rest:
             first = self.call(functions[type(expr)], (first, part), like)
@@ -287,13 +307,19 @@ class Edit:
 
     def _guard(self, size: Any, found: int) -> None:
         """From now on the graph is for inputs of one size only."""
+        if size.node.expr.free_symbols <= set(self._axes()):
+            self.require(sympy.Eq(size.node.expr, found, evaluate=False))
+
+    def require(self, condition: Any) -> None:
+        """From now on the graph is for inputs of which a condition on sizes holds."""
         axes = self._axes()
-        expr = size.node.expr
-        if not expr.free_symbols <= set(axes):
-            return
-        text = expr.xreplace({s: sympy.Symbol(f"{axes[s][0].target!s}.shape[{axes[s][1]}]")
-                              for s in expr.free_symbols})
-        self.guards = tuple(dict.fromkeys((*self.guards, f"{text} == {found}")))
+        if unknown := condition.free_symbols - set(axes):
+            raise SurgeryError(f"the condition {condition} asks about {unknown.pop()}, which is no "
+                               f"size of an input of {self.graph.name}")
+        text = PythonPrinter().doprint(condition.xreplace({
+            s: sympy.Symbol(f"{axes[s][0].target!s}.shape[{axes[s][1]}]", integer=True,
+                            positive=True) for s in condition.free_symbols}))
+        self.guards = tuple(dict.fromkeys((*self.guards, text)))
 
     def takes_place(self, new: fx.Node, old: fx.Node) -> None:
         """Readers of `old` read `new`, which takes over its name; `old` is gone."""
@@ -352,7 +378,8 @@ def in_order(graph: fx.Graph) -> None:
         at = node
 
 
-def _called(node: fx.Node, module: torch.nn.Module) -> str:
+def called(node: fx.Node, module: torch.nn.Module) -> str:
+    """What a node calls, in words."""
     if node.op == "call_module":
         return f"a {type(module.get_submodule(str(node.target))).__name__}"
     return getattr(node.target, "__name__", str(node.target))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -147,24 +147,42 @@ def _inline(edit: Edit, node: fx.Node) -> None:
         is_ = f"calls a {type(body).__name__}" if body is not None else "is an operator already"
         raise SurgeryError(f"{node.name!r} {is_}: only bodies that are graphs can be inlined; to "
                            "open a module, insert rw.trace(module, inputs=...).module instead")
-    given = iter(node.args)
+    places = [place.name for place in body.graph.find_nodes(op="placeholder")]
+    given = dict(zip(places, node.args, strict=False)) | dict(node.kwargs)
+    unfold(edit, node, body, [given[name] for name in places],
+           lambda target: f"{node.target}.{target}")
+
+
+def unfold(
+    edit: Edit, node: fx.Node, body: fx.GraphModule, given: Iterable[Any],
+    home: Callable[[str], str],
+) -> Any:
+    """The nodes of a body, on given values, take the place of a node; returns the last one.
+
+    `home` says where the edited module has what the body calls `target`.
+    """
+    values = iter(given)
     made: dict[fx.Node, Any] = {}
     result: Any = None
     for inner in body.graph.nodes:
         if inner.op == "placeholder":
-            made[inner] = next(given) if inner.name not in node.kwargs else node.kwargs[inner.name]
+            made[inner] = next(values)
             continue
         if inner.op == "output":
             result = fx.map_arg(inner.args[0], made.__getitem__)
             continue
+        owns = inner.op in ("get_attr", "call_module")
+        target = home(str(inner.target)) if owns else inner.target
         with edit.nodes.inserting_before(node):
             new = made[inner] = edit.nodes.node_copy(inner, made.__getitem__)
+        new.target = target
         new._rename(f"{node.name}_{inner.name}")
         new.meta["from"] = inner.meta.get("from", node.name)
-        if inner.op in ("get_attr", "call_module"):
-            new.target = f"{node.target}.{inner.target}"
-        new.meta["val"] = (fake(attribute(body, str(inner.target)), edit.mode)
-                           if inner.op == "get_attr" else edit.value(new, node))
+        if inner.op == "get_attr":
+            new.meta["val"] = fake(attribute(body, str(inner.target)), edit.mode)
+        else:
+            known = new.meta.pop("whole", None)
+            new.meta["val"] = edit.value(new, node) if known is None else known
     if isinstance(result, (tuple, list)):
         for user in list(node.users):
             index: Any = user.args[1] if len(user.args) == 2 else None
@@ -179,6 +197,7 @@ def _inline(edit: Edit, node: fx.Node) -> None:
     else:
         node.replace_all_uses_with(result)
         edit.nodes.erase_node(node)
+    return result
 
 
 def extract(graph: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[str]) -> Graph:

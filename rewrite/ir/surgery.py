@@ -56,7 +56,7 @@ def insert(
                                f"{node.all_input_nodes[0].name!r} instead")
         readers = list(node.users)
         with edit.nodes.inserting_after(node):
-            new = edit.call(function, (node,), node, name=name)
+            new = _part(edit.call(function, (node,), node, name=name), name)
             edit.fits(new, node)
             read = _with_error(edit, node, new) if error else new
         for reader in readers:
@@ -64,9 +64,16 @@ def insert(
     return edit.done()
 
 
+def _part(new: fx.Node, name: str | None) -> fx.Node:
+    """`new`; what is put in under a name is a part of that name."""
+    new.meta |= {"added": True} if name is None else {"added": True, "component": name}
+    return new
+
+
 def _with_error(edit: Edit, node: fx.Node, new: fx.Node) -> fx.Node:
     """`new + (node - new)`, where the difference stays as it is when `new` is edited later."""
     again = edit.nodes.node_copy(new)
+    again.meta.pop("component", None)
     difference = edit.call(torch.ops.aten.sub.Tensor, (node, again), node,
                            name=f"{new.name}_error")
     return edit.call(torch.ops.aten.add.Tensor, (new, difference), node, name=f"{new.name}_whole")
@@ -141,7 +148,7 @@ def splice(
     edit = Edit(graph)
     was, at = edit.node(writer), edit.node(reader)
     with edit.nodes.inserting_after(was):
-        new = edit.fits(edit.call(function, (was,), was, name=name), was)
+        new = edit.fits(_part(edit.call(function, (was,), was, name=name), name), was)
     _read(at, was, new, operand)
     return edit.done()
 
@@ -209,7 +216,7 @@ def duplicate(
             new = edit.nodes.node_copy(old, lambda operand: copies.get(operand, operand))
         new._rename(f"{old.name}_copy")
         new.meta.pop("component", None)
-        new.meta["from"] = old.name
+        new.meta |= {"from": old.name, "added": True}
         copies[old] = new
     for reader in reading:
         _read(reader, node, copies[node], None)

@@ -103,7 +103,7 @@ def _line(node: fx.Node, sizes: Sizes) -> Iterator[str]:
     if kind := sizes.type(node.meta.get("val")):
         yield f" : {kind}"
     if note := node.meta.get("component"):
-        yield f"  # part {note}"
+        yield f"  # {node.meta.get('part', 'part')} {note}"
     elif (note := node.meta.get("module", "")) and not note.startswith("_"):  # torch's own
         yield f"  # {note}"
 

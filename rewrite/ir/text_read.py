@@ -13,6 +13,7 @@ from rewrite.errors import TextError, near
 from rewrite.ir.clauses import unbound
 from rewrite.ir.graph import Graph, InputSpec, OutputSpec
 from rewrite.ir.nested import Place
+from rewrite.ir.notes import WORDS
 from rewrite.ir.sizes import fitting
 from rewrite.ir.text import plain_name
 from rewrite.ir.text_names import functions_of, target_of
@@ -262,8 +263,10 @@ class _Builder:
     def _typed(self, line: Line, node: fx.Node, known: Any = None) -> None:
         """Read the type and the note behind a line, and compare the type with what is known."""
         written, mark, note = line.text[line.at :].partition("  # ")
-        if mark and note.startswith("part "):
-            node.meta["component"] = note.removeprefix("part ")
+        word, space, name = note.partition(" ")
+        if mark and space and word in ("part", *WORDS):
+            node.meta["component"] = name
+            node.meta |= {"part": word} if word in WORDS else {}
         elif mark:
             node.meta["module"] = note
         if not written.strip():

@@ -13,12 +13,12 @@ from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.edit import Calling
 from rewrite.ir.flow import args
 from rewrite.ir.nested import Place
+from rewrite.ir.notes import MEMBER
 from rewrite.ir.ops import changed, total
 from rewrite.ir.spec import check
 from rewrite.ir.values import alike as same
 from rewrite.ir.values import attribute, infer, mode_of
 from rewrite.parts.component import Component, Components
-from rewrite.parts.names import member_of
 from rewrite.parts.stacks import source_name
 from rewrite.rules.slicer import Body
 
@@ -176,7 +176,7 @@ class Assembler:
         if key not in self._bodies:
             stem, count = _plain(name.partition("__")[0]), 0
             target = stem
-            while target in self.root:
+            while target in self.root or hasattr(Calling, target):  # a part may be called `half`
                 count += 1
                 target = f"{stem}_{count}"
             self._bodies[key] = target
@@ -255,13 +255,18 @@ def split_module(parts: Components) -> fx.GraphModule:
         elif isinstance(node, Constant):
             values[node.name] = build.constant(node.name)
         elif isinstance(node, Join):
-            values[node.name] = build.join(node.name, [values[t] for t in node.terms])
+            made = values[node.name] = build.join(node.name, [values[t] for t in node.terms])
+            layer = parts.owner(node.terms[0])[0]
+            if parts.components.get(layer) and parts.components[layer].members:
+                made.meta["layer"] = (parts, layer)
         else:
-            found = None if node.name in parts.components else member_of(node.name)
-            layer, heads = (found[0], (found[1],)) if found else (node.name, None)
-            values[node.name] = build.part(
+            layer, member = parts.owner(node.name)
+            heads = None if member is None else (member,)
+            made = values[node.name] = build.part(
                 layer, [values[r] for r in node.reads], heads,
                 alike if heads else None, label=node.name)
+            if heads:
+                made.meta["part"] = MEMBER
     return build.finish(tuple(values[name] for name in parts.dag.outputs), "components")
 
 

@@ -14,7 +14,7 @@ from rewrite.rules.scores import PRODUCTS, readings
 
 aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
-SOFTMAX = {aten.softmax.int, aten._softmax.default}
+SOFTMAX = {aten.softmax.int, aten._softmax.default, aten._safe_softmax.default}
 FAR = 64  # steps between a softmax and the product that reads it
 
 

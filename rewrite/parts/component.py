@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph
 from rewrite.ir.layout import CONTEXT_INPUTS, Layout, layout_of
 from rewrite.parts.motion import PartsMotion
-from rewrite.parts.names import Name, heads_per_key, member_of, name_regions
+from rewrite.parts.names import Name, heads_per_key, name_regions
+from rewrite.parts.operators import written_out
 from rewrite.parts.regions import Cut, Region, cut
-from rewrite.parts.rowwise import is_rowwise
+from rewrite.parts.rowwise import is_batchwise, is_rowwise
 from rewrite.parts.stacks import source_name
 from rewrite.rules import split_experts
 from rewrite.rules.heads import bias_body, last_row
@@ -44,6 +46,8 @@ class Component:
     @property
     def member_names(self) -> tuple[str, ...]:
         """Names of its heads (`a5.h3`) or experts (`m5.e3`)."""
+        if self.name.member:
+            return (self.short,) * bool(self.members)
         letter = "h" if self.heads else "e"
         return tuple(f"{self.short}.{letter}{i}" for i in range(self.members))
 
@@ -95,6 +99,19 @@ class Components:
         return tuple(name for c in self.components.values() if c.region and c.region.mixture
                      for name in c.member_names)
 
+    def owner(self, name: str) -> tuple[str, int | None]:
+        """The component that a part belongs to, and which of its heads or experts it is.
+
+        >>> parts.owner("a1.h3"), parts.owner("m0")
+        (('a1', 3), ('m0', None))
+        """
+        return self._members.get(name, (name, None))
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[str, int]]:
+        return {name: (component.short, index) for component in self.components.values()
+                for index, name in enumerate(component.member_names)}
+
     def component(self, name: str) -> Component:
         """The component called `name` (`a5` for a whole layer of attention)."""
         if name not in self.components:
@@ -137,10 +154,12 @@ class Components:
 
     def bias(self, name: str) -> Body | None:
         """What an attention layer adds beside its heads."""
-        region = self.component(name).region
+        region, key = self.component(name).region, (name, "bias")
         if region is None or region.layer is None:
             return None
-        return bias_body(self.graph.module, self.cut.flow, region.layer)
+        if key not in self.kept:
+            self.kept[key] = bias_body(self.graph.module, self.cut.flow, region.layer)
+        return self.kept[key]
 
     def last_row(
         self, name: str, heads: tuple[int, ...] | None = None,
@@ -189,14 +208,21 @@ class Components:
         >>> parts.rowwise("m0"), parts.rowwise("a0.h1")
         (True, False)
         """
-        found = None if name in self.components else member_of(name)
-        component = self.component(found[0] if found else name)
+        component = self.component(self.owner(name)[0])
         key = (component.short, "rowwise")
         if key not in self.kept:
             region = component.region
             self.kept[key] = region is None or is_rowwise(
                 self.cut.flow, region.output, self.cut.written)
         return self.kept[key]
+
+    def mixes_examples(self, region: Region) -> str | None:
+        """What surgery has put into a region, unless it is proved to keep examples apart."""
+        own = {node.meta["own"] for node in region.nodes if "own" in node.meta}
+        key = (region.output, "examples")
+        if own and key not in self.kept:
+            self.kept[key] = is_batchwise(self.cut.flow, region.output, self.cut.written)
+        return None if not own or self.kept[key] else min(own)
 
     @cached_property
     def layout(self) -> Layout:
@@ -252,7 +278,7 @@ def components(
         sources = [name for name in names if name not in CONTEXT_INPUTS]
     if unknown := [name for name in sources if name not in names]:
         raise UnknownName(f"{graph.name} has no input {unknown[0]!r}; {near(unknown[0], names)}")
-    graph = one_layout(spelled(graph), sources)
+    graph = one_layout(spelled(written_out(graph)), sources)
     pieces = cut(Flow(graph.module.graph, sources), granularity)
     found, notes = [], list(pieces.notes)
     for region, name in zip(pieces.regions, name_regions(pieces, graph.outputs.names), strict=True):
@@ -264,10 +290,20 @@ def components(
     found += [Component(Name(name, "output", None, ""), None)
               for name in graph.outputs.names if name not in written]
     motion = PartsMotion()
+    notes.extend(_constants(pieces))
     dag, values = _wire(pieces, found, graph.outputs.names, motion)
     motion.parts = Components(graph, pieces, dag, {c.short: c for c in found}, tuple(notes),
                               values, granularity)
     return motion.parts
+
+
+def _constants(pieces: Cut) -> list[str]:
+    """Parts that surgery has made constants."""
+    nodes = pieces.flow.graph.nodes
+    parts = {node.meta.get("component") for node in nodes if "part" in node.meta}
+    names = dict.fromkeys(node.meta["component"] for node in nodes
+                          if "component" in node.meta and not pieces.flow.flows(node))
+    return [f"{name} is a constant: no path runs through it" for name in names if name not in parts]
 
 
 def _splits(owner: torch.nn.Module, pieces: Cut, region: Region) -> tuple[int, str]:
@@ -292,16 +328,19 @@ def _wire(
 ) -> tuple[Dag, dict[fx.Node, str]]:
     """The wiring as a `Dag`, and the name of every value that is written or read."""
     values = {node: source_name(node) for node in pieces.flow.sources}
-    constants = ["pos", *(f"const{i}" for i in range(1, len(pieces.constants)))]
-    taken = {*values.values(), *(component.short for component in found)}
-
-    def free(name: str) -> str:
-        return f"{name}_" if name in taken else name  # parts and inputs keep their names
-
-    values |= dict(zip(pieces.constants, map(free, constants), strict=False))
-    values |= {node: free(f"resid{index}") for index, node in enumerate(pieces.sums)}
     by_output = {c.region.output: c for c in found if c.region}
     values |= {node: f"{c.short}.out" if c.members else c.short for node, c in by_output.items()}
+    taken = {*values.values(), *output_names, *(m for c in found for m in c.member_names)}
+    numbers = chain(["pos"], map("const{}".format, count(1))), map("resid{}".format, count())
+    for nodes, names in zip((pieces.constants, pieces.sums), numbers, strict=True):
+        known = {node.meta.get("component"): node for node in nodes}  # from a graph of parts
+        for node, name in zip(nodes, names, strict=False):
+            own = node.meta.get("component")
+            fits = own is not None and own not in taken and known[own] is node
+            values[node] = own if fits else next(
+                spelt for spelt in (name + "_" * more for more in count())
+                if spelt not in taken and spelt not in known)  # parts and inputs keep their names
+            taken.add(values[node])
     nodes: list[Any] = []
     spellings: dict[str, tuple[str, ...]] = {}
     for value in sorted(values, key=pieces.flow.order.__getitem__):
@@ -343,13 +382,13 @@ def _parts(
         ports = []
         for port, node in region.slots:
             suffix = f".{port}" if port else ".gate"
-            symbol = f"{short}.h{head}{suffix}"
-            further = [f"{path}.h{head}{suffix}"] if path else []
+            symbol = f"{component.member_names[head]}{suffix}"
+            further = [f"{path}.h{head}{suffix}"] if path and not component.name.member else []
             if shared > 1:
                 further.append(f"{short}.kv{head // shared}{suffix}")
             spellings[symbol] = tuple(further)
             ports.append(Port(symbol, values[node], hops=port in ("k", "v")))
-        nodes.append(Part(f"{short}.h{head}", tuple(ports)))
+        nodes.append(Part(component.member_names[head], tuple(ports)))
     terms = [node.name for node in nodes]
     if region.layer.has_offset(flow):
         nodes.append(Constant(f"{short}.bias"))

@@ -13,7 +13,6 @@ from rewrite.errors import InputError
 from rewrite.ir.dag import Motion
 from rewrite.ir.flow import shape
 from rewrite.ir.values import devices
-from rewrite.parts.names import member_of
 from rewrite.symbolic.cost import hints_for
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ class PartsMotion(Motion):
 
     def keeps_positions(self, part: str) -> bool:
         """Heads read others by their keys and values alone; of all other parts it is proved."""
-        found = None if part in self.parts.components else member_of(part)
-        component = self.parts.components.get(found[0] if found else part)
+        component = self.parts.components.get(self.parts.owner(part)[0])
         if component is None:
             return False
         region = component.region

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from rewrite.ir.flow import Flow, args, shape
+from rewrite.ir.notes import MEMBER, OWN
 from rewrite.parts.regions import Cut, Region
 from rewrite.parts.stacks import Stacks, source_name
 from rewrite.rules.heads import Attention
@@ -21,7 +22,6 @@ from rewrite.rules.heads import Attention
 aten = torch.ops.aten
 LETTERS = {"attention": "a", "cross": "x", "mlp": "m", "experts": "m"}
 TOGETHER = {"mlp", "experts"}  # kinds that share their numbers
-_MEMBER = re.compile(r"(.+)\.[he](\d+)")
 _HEAD = re.compile(r"(?P<layer>[^@\[]+)\.(?:h|(?P<shared>kv))(?P<number>\d+)"
                    r"(?P<rest>(?:[.@\[].*)?)")
 
@@ -31,23 +31,15 @@ class Name:
     """Short name, kind, layer number, module path.
 
     Kinds are embed, attention, cross, projection (behind heads that write side by side), mlp,
-    experts, router, norm, module and output.
+    experts, router, norm, module and output.  A `member` is one head or expert by itself, of a
+    layer that surgery has taken apart.
     """
 
     short: str
     kind: str
     layer: int | None
     path: str
-
-
-def member_of(name: str) -> tuple[str, int] | None:
-    """Layer and number of a head or an expert; None if `name` is neither.
-
-    >>> member_of("enc.a5.h3"), member_of("m5.e1"), member_of("m5")
-    (('enc.a5', 3), ('m5', 1), None)
-    """
-    found = _MEMBER.fullmatch(name)
-    return (found[1], int(found[2])) if found else None
+    member: bool = False
 
 
 def head_cell(text: str) -> tuple[str, int] | None:
@@ -73,46 +65,67 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     prefixes = [stacks.prefix(region) for region in cut.regions]
     beside = _beside(cut, kinds)
     numbers = _numbers(cut, list(zip(prefixes, kinds, strict=True)), beside)
-    names: list[Name] = []
+    names: dict[int, Name] = {}
     sources = {source_name(node) for node in cut.flow.sources}
     taken: Counter[str] = Counter(outputs.values())
     last: dict[str, str] = {}
-    rows = zip(cut.regions, kinds, prefixes, numbers, strict=True)
-    for index, (region, kind, prefix, number) in enumerate(rows):
+    # What surgery has put in yields to the names of the model.
+    for i in sorted(range(len(kinds)), key=lambda i: (_newness(cut, cut.regions[i]), i)):
+        region, kind, prefix, number = cut.regions[i], kinds[i], prefixes[i], numbers[i]
         path = module_path(cut.flow, region)
         if kind == "output":
-            names.append(Name(outputs[region.output], kind, number, path))
+            names[i] = Name(outputs[region.output], kind, number, path)
             continue
-        if kind == "module":
+        known, part = cut.known.get(region.output, ("", ""))
+        if known or is_added(region.output):
+            short = known or region.output.name
+        elif kind == "module":
             short = path if path and path not in taken else region.output.name
         elif kind == "router":
             short = f"m{_mixture_number(cut, region, numbers)}.router"
         elif kind in LETTERS:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
-            if index in beside:
+            if i in beside:
                 short += ".shared"
         elif kind in ("norm", "projection"):
             before, letter = last.get(prefix), "n" if kind == "norm" else "o"
             short = f"{letter}{before[1:]}.{before[0]}" if before else f"{letter}.embed"
         else:
             short = "embed"
-        short = f"{prefix}.{short}" if prefix and kind != "module" else short
+        short = f"{prefix}.{short}" if prefix and kind != "module" and not known else short
         short = f"{short}_part" if short in sources else short  # an input keeps its name
         taken[short] += 1
         if taken[short] > 1:
             short = f"{short}.{taken[short] - 1}"
-        names.append(Name(short, kind, number, path))
-    return names
+        names[i] = Name(short, kind, number, path, part == MEMBER)
+    return [names[i] for i in range(len(kinds))]
+
+
+def _newness(cut: Cut, region: Region) -> int:
+    """0 for a part of the model, 1 for what is left of one behind surgery, 2 for what is new."""
+    def new(node: fx.Node) -> bool:
+        return is_added(node) or cut.known.get(node, ("", ""))[1] == OWN
+
+    if new(region.output):
+        return 2
+    stream = {term for terms in cut.sums.values() for term in terms}
+    return int(any(new(node) and node not in stream for _, node in region.slots))
+
+
+def is_added(node: fx.Node) -> bool:
+    """Whether surgery has put in a value that stands for no other."""
+    return "added" in node.meta
 
 
 def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks) -> str:
     if region.layer is not None:
         return "cross" if stacks.crosses(region) else "attention"
-    if region.output in outputs:
+    name, part = cut.known.get(region.output, ("", ""))
+    if region.output in outputs and name in ("", outputs[region.output]):
         return "output"
     if region.output in cut.routers:
         return "router"
-    if region.output in cut.apart:
+    if region.output in cut.apart or part == OWN or (not part and is_added(region.output)):
         return "module"
     if any(node in cut.joined for _, node in region.slots):
         return "projection"
@@ -149,7 +162,9 @@ def _numbers(
         members = [i for i, (p, k) in enumerate(kinds)
                    if p == prefix and k in alike and i not in beside]
         found = [_number(module_path(cut.flow, cut.regions[i])) for i in members]
-        if None in found or len(set(found)) < len(found):
+        whole = [number for i, number in zip(members, found, strict=True)
+                 if not _newness(cut, cut.regions[i])]
+        if None in found or len(set(whole)) < len(whole):
             found = list(range(len(members)))
         for i, number in zip(members, found, strict=True):
             numbers[i] = number

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float
+from rewrite.ir.notes import MEMBER, OWN, SUM
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.find_heads import find_layers
 from rewrite.rules.flatten_sums import Terms, residual_sums
@@ -45,6 +46,7 @@ class Cut:
     apart: frozenset[fx.Node]  # cut at a module or an operator, not at the stream
     outputs: tuple[fx.Node, ...]
     notes: tuple[str, ...] = field(default=())
+    known: Mapping[fx.Node, tuple[str, str]] = field(default_factory=dict)  # parts by their notes
 
     @cached_property
     def joined(self) -> frozenset[fx.Node]:
@@ -63,19 +65,29 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     `granularity` "module" cuts where values leave a module too, "op" at every operator; by
     default a graph without residual sums is cut at modules.
     """
+    known = {node: (node.meta["component"], node.meta["part"]) for node in flow.graph.nodes
+             if node.meta.get("part", SUM) != SUM and flow.flows(node)}
     sums = residual_sums(flow)
     layers, notes = _layers(flow, sums)
+    heads = {node for layer in layers for node in _within(flow, layer) if not _owns(known, layer)}
+    notes += [f"{known[node][0]} stands inside the heads of a layer, and is no part by itself"
+              for node in known if node in heads]
+    known = {node: part for node, part in known.items() if node not in heads}
+    layers = [layer for layer in layers if not _owns(known, layer)]
+    # Branches of one projection add up in its section; what surgery has put in is one whole.
     inside = {node for layer in layers for node in layer.section}
-    sums = {n: terms for n, terms in sums.items() if n not in inside}  # of one projection
+    sums = {node: terms for node, terms in sums.items()
+            if node not in inside and node not in known and not _inside(known, node)}
     apart = _apart(flow, granularity or ("stream" if sums else "module"))
     terms = [term for each in sums.values() for term in each]
     outputs = tuple(args(next(iter(reversed(flow.graph.nodes))))[0])
     constants = [node for node in dict.fromkeys([*terms, *outputs]) if not flow.flows(node)]
-    apart -= {node for layer in layers for node in _within(flow, layer)}
+    apart -= {*heads, *(node for node in apart if _inside(known, node))}
     ends = {layer.output: layer for layer in layers}
-    mixtures = find_mixtures(flow)
+    mixtures = [m for m in find_mixtures(flow) if not _inside(known, m.rows)]
     routers = {mixture.router for mixture in mixtures if mixture.router is not None}
-    writers = {n for n in (*terms, *outputs, *ends, *routers, *apart) if flow.flows(n)}
+    writers = {n for n in (*terms, *outputs, *ends, *routers, *apart, *known)
+               if flow.flows(n)}
     writers -= {*sums, *flow.sources}
     writers |= _shared(flow, writers, {*sums, *flow.sources})
     stops = {*writers, *sums, *flow.sources}
@@ -83,15 +95,27 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     regions = []
     for node in ordered:
         region, note = _region(flow, node, stops, ends.get(node), layers)
-        inside = [m for m in mixtures if m.rows in region.nodes]
-        if region.layer is None and len(inside) == 1:
-            region = replace(region, mixture=inside[0])
+        mixed = [m for m in mixtures if m.rows in region.nodes]
+        _, part = known.get(node, ("", ""))
+        if region.layer is None and len(mixed) == 1 and part != MEMBER:
+            region = replace(region, mixture=mixed[0])
         regions.append(region)
         notes.extend(note)
     if granularity is None and not sums:
         notes.append("no residual stream was found: the model is cut at its modules")
     return Cut(flow, sums, tuple(regions), tuple(constants), frozenset(routers),
-               frozenset(apart), outputs, tuple(notes))
+               frozenset(apart), outputs, tuple(notes), known)
+
+
+def _inside(known: Mapping[fx.Node, tuple[str, str]], node: fx.Node) -> bool:
+    """Whether a node is inside a part that surgery has put in, which is one whole."""
+    return "own" in node.meta and any(
+        part == OWN and end.meta.get("own") == node.meta["own"]
+        for end, (_, part) in known.items())
+
+
+def _owns(known: Mapping[fx.Node, tuple[str, str]], layer: Attention) -> bool:
+    return any(_inside(known, node) for node in layer.results)
 
 
 def _apart(flow: Flow, granularity: str) -> set[fx.Node]:

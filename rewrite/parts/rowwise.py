@@ -84,11 +84,26 @@ def positions(flow: Flow, node: fx.Node) -> tuple[int, Any] | None:
 def is_rowwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool:
     """Whether each row of `output` depends on that row alone of each of `leaves` that it reads."""
     place = positions(flow, output)
-    if place is None:
-        return False
-    rows = _Rows(flow, place[1])
+    return place is not None and _is_proved(_Rows(flow, place[1]), output, place[0], leaves)
+
+
+def is_batchwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool:
+    """Whether each example of `output` depends on that example alone of each of `leaves`.
+
+    It asks by the same rules; examples are the rows of the first axis.
+
+    >>> from rewrite.parts.rowwise import is_batchwise
+    >>> cut = parts.cut
+    >>> all(is_batchwise(cut.flow, region.output, cut.written) for region in cut.regions)
+    True
+    """
+    rows = _Rows(flow, shape(output)[0], first=True)
+    return _is_proved(rows, output, 0, leaves)
+
+
+def _is_proved(rows: _Rows, output: fx.Node, axis: int, leaves: Iterable[fx.Node]) -> bool:
     stops, seen = set(leaves) - {output}, set()
-    stack: list[Question] = [(output, {place[0]: Row()})]
+    stack: list[Question] = [(output, {axis: Row()})]
     while stack:
         node, asked = stack.pop()
         key = (node, *((axis, row.inner, row.order) for axis, row in asked.items()))
@@ -130,14 +145,15 @@ def rows_from(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> set[fx.
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rules for rows of one of `count` positions."""
+    """The rules for rows of one of `count` positions, or of examples: rows of the first axis."""
 
     flow: Flow
     count: Any
+    first: bool = False
 
     def own(self, leaf: fx.Node, asked: Asked) -> list[Question] | None:
         """No more questions if a leaf is asked for its rows of the position alone."""
-        place = positions(self.flow, leaf)
+        place = (0, shape(leaf)[0]) if self.first else positions(self.flow, leaf)
         fits = place is not None and place[1] == self.count and _alone(asked, place[0])
         return [] if fits else None
 

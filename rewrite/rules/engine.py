@@ -154,6 +154,8 @@ class _Driver:
         kept = [made for made in reversed(site.made) if self._used(made, result)][::-1]
         if result in kept:  # the value keeps its name
             result.name = _free(self.module.graph, name, result)
+        if "part" in node.meta and "part" not in result.meta:
+            result.meta |= {key: node.meta[key] for key in ("part", "component")}
         history = self.done.get(node, frozenset()) | {rule.name}
         for made in kept:
             self.age[made] = age

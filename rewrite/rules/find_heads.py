@@ -49,6 +49,9 @@ def _meeting(
 ) -> Attention | None:
     """A layer whose heads meet in some products, each by features of its own."""
     found: list[Found] = []
+    own = {node.meta.get("own") for node in (*entries, *(core.result for core in cores))}
+    if len(own) > 1:
+        return None  # surgery has put in what the heads enter
     for node in entries:
         product = contraction(flow, node)
         known = None if product is None else _shares(

@@ -15,6 +15,7 @@ from torch import fx
 
 from rewrite.ir.flow import Flow
 from rewrite.ir.graph import Graph
+from rewrite.ir.notes import SUM
 from rewrite.rules.addends import MOVED, Addends, addends, is_move
 from rewrite.rules.engine import rewrite
 from rewrite.rules.simplify import flatten
@@ -75,7 +76,8 @@ class _Stream:
     def sums(self) -> Terms:
         """Skip connections and what leads from one to the next, in graph order."""
         found: Terms = {}
-        stack = [node for node in self.known if self.carried(node)]
+        stack = [node for node in self.known
+                 if self.carried(node) or node.meta.get("part") == SUM]
         while stack:
             node = stack.pop()
             if node in found:

@@ -51,6 +51,8 @@ def section_of(
         if node not in entries:
             if not flow.flows(node) or level.keys().isdisjoint(node.all_input_nodes):
                 continue
+            if any("part" in o.meta for o in node.all_input_nodes if o in level):
+                break  # surgery has made what it reads a part by itself
             if not _is_linear(flow, node, level, sums, entries):
                 break
         adds[node] = varies(flow, node, adds)

@@ -130,7 +130,7 @@ class Site:
             isinstance(operand, fx.Node)) else repr(operand)
 
 
-KEPT = ("module", "nn_module_stack", "stack_trace", "component")
+KEPT = ("module", "nn_module_stack", "stack_trace", "component", "own")
 
 
 def alike(a: fx.Node, b: fx.Node) -> bool:

@@ -237,6 +237,8 @@ class Slicer:
             target, positional = aten.mm.default, positional[1:3]
         made = self.graph.create_node(node.op, target, tuple(positional), kwargs, name=node.name)
         self._note(made, node)
+        if not pick and not self.rows:
+            made.meta["whole"] = node.meta.get("val")  # no slice: its value is that of `node`
         return self._pick(made, pushed.after if pushed else {})
 
     def _sized(self, value: Any, positional: list[Any]) -> Any:

@@ -155,7 +155,8 @@ def _along_batch(node: fx.Node, pick: Pick) -> Pushed | None:
 
 
 # reductions and norms act within their own axes
-@rule_for(aten.softmax.int, aten._softmax.default, aten.layer_norm.default,
+@rule_for(aten.softmax.int, aten._softmax.default, aten._safe_softmax.default,
+          aten.layer_norm.default,
           aten.rms_norm.default, aten.mean.dim, aten.sum.dim_IntList, aten.var.dim,
           aten.var.correction, aten.amax.default, aten.cumsum.default, aten.logsumexp.default,
           aten.linalg_vector_norm.default, aten.max.dim, aten.topk.default, aten.sort.default,
