@@ -11,12 +11,14 @@ from torch import nn
 
 from rewrite.errors import TraceError
 from rewrite.trace.packaged import PACKAGED, folder
+from rewrite.trace.wrapped import instead_of, unwrapped
 
 
 def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
     """The model behind `model`, in eval mode if it is loaded here.
 
-    A module is returned as it is.  A string or path is a folder in Hugging Face format,
+    A module is returned as it is, without what is wrapped around it to compile it, to share it
+    among devices, to serve or to train it.  A string or path is a folder in Hugging Face format,
     a `.gguf` file, a packaged model (`smollm2-135m`), or a name on the hub (looked up there
     unless `HF_HUB_OFFLINE` is set); it is loaded as `dtype` (default: float32).
     A configuration of transformers, or the path of a `config.json`, is a model without
@@ -24,6 +26,7 @@ def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
     Raises `TraceError` for anything that is no model, and for a module of another type than
     `dtype`.
     """
+    model = unwrapped(model)
     if isinstance(model, nn.Module):
         _check_dtype(model, dtype)
         return model
@@ -32,7 +35,7 @@ def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
     if not isinstance(model, (str, Path)):
         raise TraceError(f"cannot trace a {type(model).__name__}: pass an nn.Module, a folder, "
                          "a .gguf file, the name of a model on the Hugging Face hub, or, to trace "
-                         "without weights, a configuration of transformers")
+                         f"without weights, a configuration of transformers{instead_of(model)}")
     if model in PACKAGED:
         model = folder(str(model))
     path = Path(model)
