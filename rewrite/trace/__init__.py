@@ -12,11 +12,12 @@ import torch
 from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
-from rewrite.ir.spec import check
+from rewrite.ir.spec import violations
 from rewrite.trace.arguments import Arguments
 from rewrite.trace.axes import Named, asked, described, equal
 from rewrite.trace.calls import first_call
 from rewrite.trace.capture import Capture, capture
+from rewrite.trace.cause import ELSE
 from rewrite.trace.examples import default_inputs, fresh
 from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
 from rewrite.trace.flat import Flat
@@ -94,7 +95,9 @@ def trace(
     graph = Graph(found, captured.inputs, flat.outputs, type(module).__name__,
                   certificate, origin, captured.guards, weightless, with_weights,
                   constants=arguments.constants)
-    check(graph, "traced")
+    if found := violations(graph, "traced"):
+        raise TraceError(f"{graph.name} was followed into something that is no graph of operators: "
+                         f"{found[0].found} (%{found[0].node}); {ELSE}")
     return graph
 
 

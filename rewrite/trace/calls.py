@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewrite.errors import TraceError
 from rewrite.ir.nested import unnested
+from rewrite.trace.cause import place_of
 from rewrite.trace.flat import Flat
 from rewrite.trace.parity import largest, largest_difference, silent
 from rewrite.trace.process import drawn
@@ -69,11 +70,13 @@ def _checked_call(flat: Flat, inputs: Mapping[str, Tensor]) -> Any:
             return _call(flat, inputs)
     except Exception as error:  # whatever the model raises on these inputs
         shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in inputs.items())
+        place = str(place_of(error, flat.model))
+        where = f" ({place})" if place else ""
         advice = flat.arguments.advice if flat.arguments else ""
         when = ("without weights, when values may not be asked for" if flat.fake
                 else "before anything is traced")
         raise TraceError(f"{name} itself fails on {shapes}, {when}: {first_line(error)}"
-                         f"{advice}{remedy(flat.model, error)}") from error
+                         f"{where}{advice}{remedy(flat.model, error)}") from error
 
 
 def _check_same(

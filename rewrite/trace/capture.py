@@ -15,17 +15,21 @@ from torch.export import Dim, ExportedProgram
 
 from rewrite.errors import TraceError
 from rewrite.ir.buffers import leave_out, transient
+from rewrite.ir.clauses import legal_target
 from rewrite.ir.graph import InputSpec
 from rewrite.ir.nested import Place, plain_path
 from rewrite.ir.size_text import unmet
 from rewrite.ir.values import attribute
 from rewrite.trace.axes import Named, check_labels, fixed_by_model
+from rewrite.trace.cause import ELSE, Spot, place_of, place_of_node
 from rewrite.trace.cleanup import clean, is_region, sweep
 from rewrite.trace.flat import Flat
 from rewrite.trace.functional import lasting, make_functional, mutates
 from rewrite.trace.ladder import LADDER, WRITES, Change, Failure, Rung
 from rewrite.trace.state import kept
 from rewrite.trace.support import quiet, remedy
+
+LONGEST = 400  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Capture:
 
     def failure(self, reason: str) -> Failure:
         """What is noted if the trace turns out not to be the model."""
-        return Failure(self.method, reason, length=self.length, traced=True)
+        return Failure(self.method, reason[:LONGEST], length=self.length, traced=True)
 
     def holds(self, inputs: Mapping[str, Tensor]) -> bool:
         """Whether the trace claims to be right at the sizes of `inputs`."""
@@ -76,16 +80,16 @@ def capture(
                     _call_once(flat, inputs)
                     made = _export(flat, inputs, axes, rung, named)
             except Exception as error:  # each failure is reported, none is swallowed
-                failures.append(Failure.of(rung, error))
+                place = getattr(error, "place", None) or place_of(error, flat.model)
+                failures.append(Failure.of(rung, error, place))
                 hint = hint or remedy(flat.model, error)
                 continue
         yield replace(made, notes=change.notes, guards=made.guards + _limits(change, made))
     said = "".join(f"\n  {failure}" for failure in failures)
     if named is not None:
         said += fixed_by_model(named, [place for failure in failures for place in failure.fixed])
-    raise TraceError(f"{type(flat.model).__name__} cannot be traced:{said}\nLook for control "
-                     "flow that depends on tensor values, or trace the submodule that you "
-                     f"need{hint}")
+    raise TraceError(f"{type(flat.model).__name__} cannot be traced:{said}\n"
+                     f"{failures[0].remedy if failures else ELSE}{hint}")
 
 
 def _call_once(flat: Flat, inputs: Mapping[str, Tensor]) -> None:
@@ -122,18 +126,35 @@ def _export(
         make_functional(exported.graph)
         sweep(exported.graph)
         if kept := lasting(exported.graph):
-            raise TraceError(f"{WRITES} a weight or a buffer, {kept[0].format_node()}")
+            raise PlacedError(f"{WRITES} a weight or a buffer", place_of_node(kept[0], flat.model))
         if mutates(exported.graph) or any(map(is_region, exported.graph.nodes)):
             with warnings.catch_warnings():  # torch copies a class of its own that it deprecates
                 warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
                 exported = program.run_decompositions({}).module(check_guards=False)
             clean(exported.graph)
     if left := mutates(exported.graph):
-        raise TraceError(f"{left[0].format_node()} writes into its operand")
+        raise PlacedError("it writes into an operand", place_of_node(left[0], flat.model))
+    _check_calls(exported.graph, flat)
     module = _plain(exported, flat)
     name = rung.name if named is None else rung.name.replace(", batch and length dynamic", "")
     return Capture(module, _input_specs(module, inputs, named or {}), dict(axes), name, (),
                    guards, rung.length, named is not None)
+
+
+def _check_calls(graph: fx.Graph, flat: Flat) -> None:
+    """Raise `TraceError` for what is neither an operator nor arithmetic of sizes."""
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "get_attr", "output") and not (
+                node.op == "call_function" and legal_target(node.target, "traced")):
+            raise PlacedError(f"it calls {node.target}", place_of_node(node, flat.model))
+
+
+class PlacedError(TraceError):
+    """A trace that failed at a known place of the user's code."""
+
+    def __init__(self, message: str, place: Spot) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 def _check_sizes(

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rewrite.trace.cause import NOWHERE, Spot, remedy_for
 from rewrite.trace.examples import dynamic_axes
 from rewrite.trace.support import experts_in_batches, first_line, ways_of_experts
 
@@ -36,16 +37,17 @@ class Failure:
     text: str = ""
     length: bool = True  # whether the length was to vary
     traced: bool = False  # there was a trace, and it was not right
+    place: Spot = NOWHERE
 
     @staticmethod
-    def of(rung: Rung, error: Exception) -> Failure:
+    def of(rung: Rung, error: Exception, place: Spot) -> Failure:
         """The failure of `rung` with `error`; of violated constraints, the size that is fixed."""
         text = str(error)
         found = re.search(r"but your code specialized it to be a constant \((\d+)\)", text)
         reason = first_line(error)
         if found and CONSTRAINTS in text:
             reason = f"{type(error).__name__}: a size that should vary is fixed at {found[1]}"
-        return Failure(rung.name, reason, text, rung.length)
+        return Failure(rung.name, reason, text, rung.length, place=place)
 
     @property
     def constrains(self) -> bool:
@@ -68,8 +70,14 @@ class Failure:
         lines = (line for line in self.text.splitlines() if "specialized it" in line)
         return [(int(place), int(axis)) for line in lines for place, axis in _NAMED.findall(line)]
 
+    @property
+    def remedy(self) -> str:
+        """What the user can do about it."""
+        return remedy_for(f"{self.reason} {self.text}", self.place.operator)
+
     def __str__(self) -> str:
-        return f"{self.method}: {self.reason}"
+        where = str(self.place)
+        return f"{self.method}: {self.reason}{f' ({where})' if where else ''}"
 
 
 CONSTRAINTS, WRITES = "Constraints violated", "the model writes into"
