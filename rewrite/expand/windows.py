@@ -101,7 +101,12 @@ def check_hops(layer: Component) -> None:
             if port in PORTS and len(shape(node)) > 2}
     seen: set[sympy.Basic] = set()
     for core, _ in layer.region.layer.cores:
-        node = core.softmax
+        node = core.pattern
+        if node is None:
+            raise HypothesisError(
+                f"{layer.short} has no hops: it sums up keys and values of all tokens before a "
+                "query meets them (linear attention); use a position such as .k@S2 in place of a "
+                "window")
         sizes = [shape(args(node)[i])[-2] for i in (0, 1)] if node.target is FUSED else (
             shape(node)[-2:])
         seen.update(map(sympy.sympify, sizes))

@@ -1,4 +1,9 @@
-"""Attention cores, found by what they compute: softmax(q k^T) v, fused or spelt out."""
+"""Attention cores, found by what they compute: weights of tokens by tokens, times values.
+
+    softmax(q k^T) v        fused, or spelt out in any way: exp over its sum, with a sink, ...
+    f(q k^T) v              weights that are not normalised: sigmoid, relu, decay
+    g(q) (h(k)^T v)         linear attention: keys and values are summed up first
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ from torch import fx
 
 from rewrite.ir.flow import Flow, args, is_float, shape
 from rewrite.rules.heads import Core, HeadAxis
-from rewrite.rules.scores import PRODUCTS, readings
+from rewrite.rules.scores import PRODUCTS, Scores
+from rewrite.rules.slicer import Slicer
 
 aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
@@ -20,13 +26,32 @@ FAR = 64  # steps between a softmax and the product that reads it
 
 def find_cores(flow: Flow) -> list[Core]:
     """Every attention core of the graph, in order."""
-    cores = []
+    cores: dict[fx.Node, Core] = {}
     for node in flow.graph.nodes:
         if flow.flows(node):
             core = _fused(node) if node.target is FUSED else _open(flow, node)
             if core is not None:
-                cores.append(core)
-    return cores
+                cores.setdefault(core.result, core)
+    known = {node for core in cores.values() for node in _within(flow, core)}
+    for node in flow.graph.nodes:
+        if node in known or node.target not in PRODUCTS or not _flowing(flow, node):
+            continue
+        if not flow.contracts(node) and (core := _weighing(flow, node)) is not None:
+            cores[node] = core
+            known |= _within(flow, core)
+    return sorted(cores.values(), key=lambda core: flow.order[core.result])
+
+
+def _within(flow: Flow, core: Core) -> set[fx.Node]:
+    """What computes a core from the products with weights in front of it."""
+    found: set[fx.Node] = set()
+    stack = [core.result]
+    while stack:
+        node = stack.pop()
+        if node not in found and (node is core.result or not flow.contracts(node)):
+            found.add(node)
+            stack.extend(flow.operands(node))
+    return found
 
 
 def _fused(node: fx.Node) -> Core:
@@ -34,17 +59,39 @@ def _fused(node: fx.Node) -> Core:
     return Core(node, node, ports, _axes(node, len(shape(node)) - 2))
 
 
-def unread(flow: Flow, cores: list[Core]) -> list[fx.Node]:
-    """Softmaxes over positions that weigh values and are no core that could be read."""
-    known = {core.softmax for core in cores}
-    nodes = [node for node in flow.graph.nodes if flow.flows(node) and node not in known]
-    return [node for node in nodes if node.target in SOFTMAX and (
-        _weighed(flow, node) is not None or _mixed(flow, node))]
+def unread(flow: Flow, cores: list[Core]) -> list[str]:
+    """Why attention that is seen is no core that can be read: a sentence for each."""
+    known = {node for core in cores for node in _within(flow, core)}
+    notes = []
+    for node in flow.graph.nodes:
+        if not flow.flows(node) or node in known or node.target not in SOFTMAX:
+            continue
+        if _weighed(flow, node) is None and not _mixed(flow, node):
+            continue
+        mixed = Scores(flow, args(node)[0]).mixed or _mixing(flow, node)
+        if mixed is not None:
+            notes.append(f"heads not split: {mixed.name} ({mixed.target}) mixes the scores or "
+                         f"patterns of several heads around {node.name}, so that no head attends "
+                         "by itself (talking heads): use the layer as a whole")
+        else:
+            notes.append(f"heads not split: {node.name} attends, but its queries and keys "
+                         "cannot be told apart: use the layer as a whole")
+    return notes
+
+
+def _mixing(flow: Flow, softmax: fx.Node) -> fx.Node | None:
+    """The product with a weight that a pattern enters before it weighs values."""
+
+    def onward(node: fx.Node) -> list[fx.Node]:
+        return [user for user in node.users if is_float(user) and not (
+            user.target in PRODUCTS and _flowing(flow, user))]
+
+    return _first(softmax, onward, 8, flow.contracts)
 
 
 def _mixed(flow: Flow, node: fx.Node) -> bool:
     """Whether a pattern enters a product by way of weights that mix it (talking heads)."""
-    positions = not isinstance(shape(node)[-1], int) and len(shape(node)) == 4
+    positions = len(shape(node)) == 4 and _counts_tokens(flow, node, 3)
     return positions and _first(
         node, lambda n: [u for u in n.users if is_float(u)], 8,
         lambda n: n.target in PRODUCTS and _flowing(flow, n)) is not None
@@ -66,11 +113,45 @@ def _open(flow: Flow, node: fx.Node) -> Core | None:
     a = args(result)[PRODUCTS[result.target][0]]
     first = a is node or flow.is_before(node, a)
     value = PRODUCTS[result.target][1 if first else 0]
-    scores = readings(flow, args(node)[0])
-    if scores is None:
+    scores = Scores(flow, args(node)[0])
+    if not scores.products or scores.mixed is not None:
         return None
-    ports = {**scores, (result, value): "v"}
+    ports = {**scores.ports, (result, value): "v"}
     return Core(result, node, ports, _axes(result, len(shape(result)) - 2))
+
+
+def _weighing(flow: Flow, result: fx.Node) -> Core | None:
+    """A product of values with weights of tokens by tokens, or with a sum over tokens."""
+    left, right = PRODUCTS[result.target]
+    for side, other, axis in ((left, right, -1), (right, left, -2)):
+        weights = args(result)[side]
+        found = Scores(flow, weights, axis)
+        if found.mixed is not None or not any(place is not None for _, place in found.products):
+            continue
+        axes = _axes(result, len(shape(result)) - 2)
+        if _counts_tokens(flow, weights, axis):
+            return Core(result, weights, {**found.ports, (result, other): "v"}, axes)
+        (summed, place), *further = found.products
+        keys = next(i for i in PRODUCTS[summed.target] if found.ports[summed, i] == "k")
+        inner = -1 if keys == PRODUCTS[summed.target][0] else -2
+        if further or place is None or not _counts_tokens(flow, args(summed)[keys], inner):
+            continue
+        ports: dict[tuple[fx.Node, int], str] = {
+            (summed, i): "k" if i == keys else "v" for i in PRODUCTS[summed.target]}
+        return Core(result, None, {**ports, (result, other): "q"}, axes)
+    return None
+
+
+def _counts_tokens(flow: Flow, node: fx.Node, axis: int) -> bool:
+    """Whether an axis counts tokens: its size varies, or one index of it is no feature."""
+    axis %= len(shape(node))
+    products = {n for n in flow.flowing if flow.contracts(n)}
+    if not isinstance(shape(node)[axis], int):  # chunks of tokens, and what fills them up, are none
+        return any(shape(node)[axis] in shape(n) for n in products)
+    slicer = Slicer(None, flow, products | {*flow.sources})
+    slicer.emit(node, {axis: (0,)})
+    return any(set(pick) - {len(shape(leaf)) - 1}
+               for leaf, picks in slicer.read.items() for pick in picks)
 
 
 def _axes(node: fx.Node, before: int) -> tuple[HeadAxis, ...]:

@@ -147,10 +147,7 @@ def _within(flow: Flow, layer: Attention) -> set[fx.Node]:
 def _layers(flow: Flow, sums: Collection[fx.Node]) -> tuple[list[Attention], list[str]]:
     cores = find_cores(flow)
     layers, notes = find_layers(flow, cores, sums)
-    for node in unread(flow, cores):
-        notes.append(f"heads not split: {node.name} attends, but its queries and keys cannot be "
-                     "told apart")
-    return layers, notes
+    return layers, notes + unread(flow, cores)
 
 
 def _shared(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.Node]:
@@ -195,7 +192,7 @@ def _region(
     entries = {(n, args(n)[i]) for n, i in layer.ports}
     beside = _beside(flow, output, behind, entries)
     slots.extend(("", value) for value in _reads(flow, beside, stops, output, entries))
-    return Region(output, frozenset(nodes), tuple(slots), layer), notes
+    return Region(output, frozenset(nodes), tuple(dict.fromkeys(slots)), layer), notes
 
 
 def _reads(

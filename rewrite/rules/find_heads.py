@@ -254,7 +254,7 @@ def _stands_apart(flow: Flow, core: Core, node: fx.Node) -> bool:
     """Whether a product with a weight keeps heads on an axis, each multiplied for itself."""
     return len(shape(node)) > 3 and any(
         (found := _shares(flow, [core], node, axis)) is not None and len(found[1]) > 1
-        for axis in range(1, len(shape(node)) - 1))
+        for axis in range(len(shape(node)) - 1))
 
 
 def _sums_heads(flow: Flow, core: Core, node: fx.Node) -> bool:

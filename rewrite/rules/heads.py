@@ -69,14 +69,16 @@ class HeadAxis:
 
 @dataclass(frozen=True)
 class Core:
-    """One attention: its result, its softmax, and the operand positions that are q, k and v.
+    """One attention: its result, its pattern, and the operand positions that are q, k and v.
 
+    The pattern `[..., rows, columns]` is a node that has its shape: the softmax, or the fused
+    attention itself; None where keys and values are summed up before a query meets them.
     `ports[(node, i)]` is the port by which operand `i` of `node` enters.  `axes` are the
     axes of the result that may be its heads: which one is, the output projection tells.
     """
 
     result: fx.Node
-    softmax: fx.Node
+    pattern: fx.Node | None
     ports: dict[tuple[fx.Node, int], str]
     axes: tuple[HeadAxis, ...]
 

@@ -253,9 +253,9 @@ def test_readings_of_one_head_in_the_batch(kind: Callable[[], Layer]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "named"), [
-    (Talking, "softmax attends, but its queries and keys cannot be told apart"),
+    (Talking, "linear_3 (aten.linear.default) mixes the scores or patterns of several heads"),
     (Innermost, "no features of linear_3 belong to one head of bmm_1"),
-    (TalkingAfterwards, "softmax attends"),
+    (TalkingAfterwards, "linear_3 (aten.linear.default) mixes the scores"),
 ])
 def test_heads_that_cannot_be_split_are_reported(kind: Callable[[], Layer], named: str) -> None:
     """The note names the attention, or the projection, whose heads cannot be told apart."""

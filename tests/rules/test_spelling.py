@@ -121,6 +121,28 @@ GONE: dict[str, tuple[Function, list[Any], Any]] = {
                        aten.mul.Tensor),
     "einsum": (lambda x, m: torch.einsum("bqd,bkd->bqk", x, x.tanh()), [aten.einsum.default],
                aten.matmul.default),
+    "further letters": (lambda x, m: torch.einsum("...d,de->...e", x, m.flat),
+                        [aten.einsum.default], aten.matmul.default),
+    "further letters, no result": (lambda x, m: torch.einsum("...d,de", x, m.flat),
+                                   [aten.einsum.default], aten.matmul.default),
+    "three operands": (lambda x, m: torch.einsum("btd,de,ef->btf", x, m.square, m.flat),
+                       [aten.einsum.default], aten.matmul.default),
+    "a product of entries": (lambda x, m: torch.einsum("btd,btd->dbt", x, x),
+                             [aten.einsum.default], aten.mul.Tensor),
+    "an outer product": (lambda x, m: torch.einsum("btd,e->btde", x, x[0, 0]),
+                         [aten.einsum.default], aten.mul.Tensor),
+    "a batch and two letters": (
+        lambda x, m: torch.einsum("bqd,bkhd->bhqk", x, x.unsqueeze(2).tanh()),
+        [aten.einsum.default], aten.matmul.default),
+    "a batch and no row": (lambda x, m: torch.einsum("bd,bkd->bk", x[:, 0], x),
+                           [aten.einsum.default], aten.matmul.default),
+    "a batch and no column": (lambda x, m: torch.einsum("bhqd,bd->qbh", x.unsqueeze(1), x[:, 0]),
+                              [aten.einsum.default], aten.matmul.default),
+    "stack": (lambda x, m: torch.stack([x, x.tanh()], 1), [aten.stack.default], aten.cat.default),
+    "stack at the end": (lambda x, m: torch.stack([x, x.tanh()], -1), [aten.stack.default],
+                         aten.cat.default),
+    "broadcast_to": (lambda x, m: torch.broadcast_to(x.tanh(), (2, *x.shape)),
+                     [aten.broadcast_to.default], aten.expand.default),
     "einsum with a weight": (lambda x, m: torch.einsum("btd,dhf->bthf", x, m.weight),
                              [aten.einsum.default], aten.matmul.default),
 }
@@ -164,22 +186,12 @@ KEPT: dict[str, tuple[Function, Any]] = {
     "a number": (lambda x, m: x.sum().flatten() * x, aten.flatten.using_ints),
     "a repeated letter": (lambda x, m: torch.einsum("dd,btd->bt", m.square, x),
                           aten.einsum.default),
-    "further letters": (lambda x, m: torch.einsum("...d,de->...e", x, m.flat),
-                        aten.einsum.default),
-    "three operands": (
-        lambda x, m: torch.einsum("btd,de,ef->btf", x, m.square, m.flat),
-        aten.einsum.default),
     "one operand": (lambda x, m: torch.einsum("btd->tb", x), aten.einsum.default),
     "an implicit result": (lambda x, m: torch.einsum("bqd,bkd", x, x), aten.einsum.default),
-    "a product of entries": (lambda x, m: torch.einsum("btd,btd->btd", x, x), aten.einsum.default),
-    "an outer product": (lambda x, m: torch.einsum("btd,e->btde", x, x[0, 0]),
-                         aten.einsum.default),
     "a letter that is summed alone": (lambda x, m: torch.einsum("btd,de->be", x, m.flat),
                                       aten.einsum.default),
     "a letter that broadcasts": (
         lambda x, m: torch.einsum("btd,de->bte", x[..., :1], m.flat), aten.einsum.default),
-    "a batch and two letters": (
-        lambda x, m: torch.einsum("bqd,bkhd->bhqk", x, x.unsqueeze(2)), aten.einsum.default),
 }
 
 
