@@ -60,11 +60,15 @@ class Tried:
 
 @dataclass(frozen=True)
 class Export:
-    """How the graph was exported, what was tried before, and what else there is to know."""
+    """How the graph was exported, what was tried before, and what else there is to know.
+
+    `varying` says which sizes vary, and whether that was guessed.
+    """
 
     method: str
     tried: tuple[Tried, ...]
     notes: tuple[str, ...]
+    varying: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ class Parity:
     """Agreement with the eager model: largest difference over the outputs, at `shapes`.
 
     `relative` is the difference as a share of `scale`, the largest output.  All of them and
-    `bit_for_bit` are None if there were no weights to measure with.
+    `bit_for_bit` are None if there were no weights to measure with.  `gradients` is the largest
+    difference of a gradient as a share of the largest one, None if it was not compared, and
+    `unequal` says where the graph is not the model, one sentence each.
     """
 
     difference: float | None
@@ -80,6 +86,8 @@ class Parity:
     relative: float | None
     bit_for_bit: bool | None
     shapes: tuple[str, ...]
+    gradients: float | None = None
+    unequal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,7 @@ def _export(certificate: Certificate) -> Export:
             tried.append(Tried(method, reason))
         else:
             notes.append(note)
-    return Export(certificate.method, tuple(tried), tuple(notes))
+    return Export(certificate.method, tuple(tried), tuple(notes), certificate.varying)
 
 
 def _parity(certificate: Certificate) -> Parity:
@@ -244,7 +252,7 @@ def _parity(certificate: Certificate) -> Parity:
     if difference is not None and scale is not None:
         relative = 0.0 if difference == 0 else difference / scale if scale else None
     return Parity(difference, scale, relative, None if difference is None else difference == 0,
-                  certificate.shapes)
+                  certificate.shapes, certificate.gradients, certificate.unequal)
 
 
 def _plain(value: Any) -> Any:

@@ -43,6 +43,7 @@ def rows(report: Structure) -> tuple[tuple[str, str], ...]:
     found += [("components", "not asked for")] if split is None else _split(split)
     found += _export(report)
     found.append(("parity", _parity(report.parity)))
+    found += [("but", text) for text in (report.parity.unequal if report.parity else ())]
     if report.seconds is not None:
         cut = "" if split is None or split.seconds is None else f", {split.seconds:.1f} s to split"
         found.append(("time", f"{report.seconds:.1f} s to trace and compare{cut}"))
@@ -138,6 +139,8 @@ def _export(report: Structure) -> list[tuple[str, str]]:
     if export is None:
         return []
     found = [("export", export.method), *(("export", note) for note in _first(export.notes))]
+    if export.varying:
+        found.append(("sizes", export.varying))
     return found + [("tried before", f"{t.method}: {t.reason}") for t in export.tried]
 
 
@@ -148,9 +151,17 @@ def _parity(parity: Parity | None) -> str:
     if parity.difference is None:
         return f"not measured, there are no weights; shapes agree on {where}"
     if parity.bit_for_bit:
-        return f"equals the model bit for bit on {where}"
+        return f"equals the model bit for bit on {where}{_gradients(parity)}"
     share = "" if parity.relative is None else f", {parity.relative:.1e} of the largest output"
-    return f"differs from the model by at most {parity.difference:.1e}{share}, on {where}"
+    return (f"differs from the model by at most {parity.difference:.1e}{share}, on {where}"
+            f"{_gradients(parity)}")
+
+
+def _gradients(parity: Parity) -> str:
+    if parity.gradients is None:
+        return ""
+    return ("; gradients too" if parity.gradients == 0
+            else f"; gradients to {parity.gradients:.1e} of the largest")
 
 
 def fold(names: Iterable[str]) -> list[str]:
