@@ -121,7 +121,7 @@ def test_trace_at_other_sizes(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["inputs"][0]["dims"][1]["symbolic"]
-    assert found["parity"]["shapes"][0] == "5x11", "compared at one row and six tokens more"
+    assert found["parity"]["shapes"][:2] == ["4x5", "5x11"], "and at one row and six tokens more"
     result = run("trace", str(folder), "--length", "0")
     assert result.exit_code == 2, "that is no length"
 
