@@ -93,11 +93,14 @@ def input_of(parts: Components, name: str) -> str:
         called = {size: dim for spec, sizes in sources
                   for dim, size in zip(spec.shape, sizes, strict=True)}
         sizes = ", ".join(str(called.get(size, size)) for size in shape(value))
+        lengths = {size for _, sizes in sources for size in sizes[1:2]} - {*shape(value)[1:2]}
+        first = bool(shape(value)) and shape(value)[0] in lengths
+        instead = ("axis 0 seems to: build the model with batch_first=True, if it has that"
+                   if first else "ask for a position of what it reads")
         raise HypothesisError(
             f"{name} has no positions that are known: its shape is [{sizes}], and nothing shows "
             "that axis 1, behind the batch, counts those of an input "
-            f"({'; '.join(spec.describe() for spec, _ in sources)}): ask for a position of what "
-            "it reads")
+            f"({'; '.join(spec.describe() for spec, _ in sources)}): {instead}")
     return sequence
 
 

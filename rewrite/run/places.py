@@ -29,10 +29,12 @@ class Asked:
 
 def nodes_asked(parts: Components, senders: str) -> list[Asked]:
     """All paths through each sender."""
-    found = [Asked(each.text, "", PathSet(each.pattern)) for each in _senders(parts.dag, senders)]
-    some = [each for each in found if has_paths(each.paths, parts.dag)]
+    found = _senders(parts.dag, senders)
+    rows = [Asked(each.text, "", PathSet(each.pattern)) for each in found]
+    some = [row for row, each in zip(rows, found, strict=True)
+            if not each.window or has_paths(row.paths, parts.dag)]
     if not some:
-        check_reachable(found[0].paths, parts.dag)  # says why
+        check_reachable(rows[0].paths, parts.dag)  # says why
     return some
 
 
@@ -103,8 +105,9 @@ def _bare(pattern: Name | Within) -> Name:
 def _edge(parts: Components, sender: _Named, receiver: _Named, asked: set[Edge]) -> Asked:
     """The paths along some edges; names also mean what their own name begins with."""
     wiring = Wiring.of(parts.dag)
-    a, b = (wiring.symbols(each.name.atom) for each in (sender, receiver))
-    if len(a) > len(sender.symbols) or len(b) > len(receiver.symbols):
+    if any(wiring.named(each.name.atom).bit_count() > len(each.symbols)
+           for each in (sender, receiver)):
+        a, b = (wiring.symbols(each.name.atom) for each in (sender, receiver))
         others = {edge for edge in parts.edges if edge[1] in b and not {
             *symbols_of(parts.dag[edge[0]])}.isdisjoint(a)} - asked
         if others:
