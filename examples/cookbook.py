@@ -298,6 +298,20 @@ def difference() -> rw.Diff:
     return found
 
 
+def surgery_then_paths() -> rw.Expansion:
+    """Which paths matter in an edited model?  What surgery makes can be cut into parts again, and
+    they keep their names.  Here the scale of the last norm is frozen: what a head writes to the
+    logits directly is then the same whatever else the stream holds."""
+    scale = graph().get_unique(match.op("rsqrt") & match.module("model.norm"))
+    parts = graph().freeze(scale.name, ids()).components()
+    for paths in ("a16 -> logits", "a23.h3", "a23.h3 -> logits"):
+        patched = rw.expand(rw.Hypothesis(parts, {"clean": paths}))
+        with torch.no_grad():
+            found = mary(patched(clean=ids(), corrupt=ids(OTHER)).logits)
+            print(f"{paths}: {mary(parts(**ids(OTHER)).logits):.2f} -> {found:.2f}")
+    return patched
+
+
 RECIPES = {
     "A head's pattern made uniform, its values kept": uniform_pattern,
     "One head asks the question of another token": other_query,
@@ -312,6 +326,7 @@ RECIPES = {
     "One position patched from another run": patch_one_position,
     "A rule of your own": own_rule,
     "Gains of norms folded into weights": fold_gains,
+    "Surgery, then paths": surgery_then_paths,
     "Saved, loaded, used": save_and_load,
     "What changed, as text and picture": difference,
 }

@@ -249,6 +249,23 @@ def test_rules_keep_the_outputs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+def test_surgery_then_paths() -> None:
+    model, patched = cookbook.model(), made("surgery_then_paths")
+    norm, weight = model.get_submodule("model.norm"), model.get_parameter(
+        f"{LAYER}.self_attn.o_proj.weight")
+    stream = seen("model.norm", reads=True)
+    z, other = (seen(f"{LAYER}.self_attn.o_proj", (text,), reads=True)[H3]
+                for text in (cookbook.SENTENCE, cookbook.OTHER))
+    plain = seen("model.norm", (cookbook.OTHER,), reads=True)
+    scale = (stream.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+    x = plain + (z - other) @ weight[H3].T
+    wanted = x * scale * norm.weight @ model.get_parameter("lm_head.weight").T
+    with torch.no_grad():
+        found = patched(clean=cookbook.ids(), corrupt=cookbook.ids(cookbook.OTHER)).logits
+    assert torch.allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_save_and_load() -> None:
     loaded, ids = made("save_and_load"), cookbook.ids("A cat sits.", name="minilm-l6")
     model = load("minilm-l6")

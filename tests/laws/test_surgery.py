@@ -24,7 +24,7 @@ from tests.zoo import error, tiny, tokens, traced
 A, B = tokens(2, 7, seed=3), tokens(2, 7, seed=4)
 C, D = {"input_ids": A}, {"input_ids": tokens(2, 7, seed=5)}
 DTYPE, BOUND, HEADS = torch.float64, 1e-10, 4
-FAMILIES = ("gpt2", "llama", "qwen3")
+FAMILIES = ("gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.slow))
 
 
 @dataclass(frozen=True)
@@ -387,3 +387,51 @@ def test_surgery_then_paths(make: Callable[[str], Case], family: str) -> None:
     for site in at.new:
         for found in expanded(parts, "probe"):
             assert error(found, by_hand.node(site, A, B)) <= BOUND
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "gpt_neox"])
+def test_parts_of_a_graph_of_parts_are_the_same(family: str) -> None:
+    parts = traced(family, DTYPE).parts
+    again = parts.as_graph().components()
+    assert again.names == parts.names and set(again.edges) == set(parts.edges)
+
+
+def test_constants_are_told_and_names_stay() -> None:
+    parts = traced("llama", DTYPE).parts
+    edited = parts.as_graph().ablate("a0.h1").insert("resid1", Probe(), name="m1_probe")
+    cut = edited.components()
+    assert [n for n in cut.names if n != "m1_probe"] == [n for n in parts.names if n != "a0.h1"]
+    assert "a0.h1 is a constant: no path runs through it" in cut.notes
+    taken = ops("llama").insert(stream("llama", 1), Probe(), name="m1").components()
+    assert set(taken.names) == {*parts.names, "m1.1"}  # m1 is still the model's own
+
+
+def test_saved_loaded_and_cut(tmp_path: Path) -> None:
+    edited = heads("llama").ablate("a0.h1").insert("resid1", Probe(), name="probe")
+    loaded, cut = rw.load(rw.save(edited, tmp_path / "g.pt2")), edited.components()
+    again = loaded.components()
+    assert again.names == cut.names and set(again.edges) == set(cut.edges)
+    assert error(again(input_ids=B).logits, edited(input_ids=B).logits) <= BOUND
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: x - x.mean(0, keepdim=True), lambda x: x.roll(1, 0), lambda x: x[:1].expand_as(x)])
+def test_what_mixes_examples_is_not_stacked(function: Callable[[Tensor], Tensor]) -> None:
+    parts = ops("llama").insert(stream("llama", 1), function).components()
+    several = rw.expand([rw.Hypothesis(parts, {"clean": name}) for name in ("m0", "a0.h1")])
+    runs = {"clean": {"input_ids": A}, "corrupt": {"input_ids": B}}
+    assert "may mix the examples" in several.not_stacked
+    with torch.no_grad():
+        for one, other in zip(several(**runs), several.run(**runs), strict=True):
+            assert error(one.logits, other.logits) <= BOUND
+
+
+def test_functions_that_ask() -> None:
+    """Of sizes: a condition on the inputs.  Of values: an error."""
+    at = stream("llama", 1)
+    cut = ops("llama").insert(at, lambda x: x * 2 if x.shape[1] > 3 else x).components()
+    assert "input_ids.shape[1] > 3" in cut.graph.guards
+    with pytest.raises(RewriteError, match=r"shape\[1\] > 3"):
+        cut(input_ids=tokens(2, 3))
+    with pytest.raises(RewriteError, match=r"not look at values: torch.where"):
+        ops("llama").insert(at, lambda x: x * 2 if x.sum() > 0 else x).components()
