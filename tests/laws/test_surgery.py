@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import rewrite as rw
 from rewrite import match, rules
+from rewrite.errors import RewriteError
 from tests.laws.hands import Change, Hands, Values
 from tests.zoo import error, tiny, tokens, traced
 
@@ -420,7 +422,7 @@ def test_what_mixes_examples_is_not_stacked(function: Callable[[Tensor], Tensor]
     parts = ops("llama").insert(stream("llama", 1), function).components()
     several = rw.expand([rw.Hypothesis(parts, {"clean": name}) for name in ("m0", "a0.h1")])
     runs = {"clean": {"input_ids": A}, "corrupt": {"input_ids": B}}
-    assert "may mix the examples" in several.not_stacked
+    assert several.not_stacked
     with torch.no_grad():
         for one, other in zip(several(**runs), several.run(**runs), strict=True):
             assert error(one.logits, other.logits) <= BOUND
