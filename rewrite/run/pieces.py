@@ -12,7 +12,6 @@ from rewrite.errors import DataError
 from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.ir.values import devices
 from rewrite.measure import Metric, Pairs
-from rewrite.parts.layout import misplaced
 from rewrite.run.budget import Budget, as_bytes, in_words, predicted
 from rewrite.run.compiled import Compile, check_mode, compiled
 from rewrite.run.execute import GROUP, METRIC, Measured, Progress, run_over
@@ -44,8 +43,6 @@ class Pieces:
         check_mode(self.compile)
         if self.chunk < 1:
             raise DataError(f"chunk must be at least 1, found {self.chunk}")
-        if why := misplaced(self.base[0].parts, "batch"):
-            raise DataError(f"pairs cannot be run together: {why}")
         self._group: int = GROUP
 
     @cached_property

@@ -14,6 +14,7 @@ from rewrite.ir.padding import may_tell, with_padding
 from rewrite.measure import METRICS, Batch, Metric, Pairs
 from rewrite.measure.axes import axes_of
 from rewrite.parts import Components
+from rewrite.parts.layout import misplaced
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,8 @@ class View:
 
         Raises `DataError` where the metric cannot read the outputs, or padding differs by run.
         """
-        for spec in parts.graph.inputs:
-            if BATCH in spec.shape[1:]:
-                raise DataError(f"{spec.describe()}: pairs have the examples first; trace a module "
-                                "that takes them so and moves the axis itself")
+        if why := misplaced(parts, BATCH):
+            raise DataError(f"pairs cannot be run together: {why}")
         names = {spec.name for spec in parts.graph.inputs}
         layout, given = parts.layout, list[dict[str, Tensor]]()
         # Inputs that are missing are reported where the model is called.
