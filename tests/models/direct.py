@@ -34,7 +34,7 @@ class Record:
 def matrices(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that hold a weight of two axes themselves, by their first name."""
     holders = {name.partition(".parametrizations")[0] for name, module in model.named_modules()
-               if any(sum(size > 1 for size in p.shape) > 1
+               if any(p.ndim == 2 or sum(size > 1 for size in p.shape) > 1
                       for p in module.parameters(recurse=False))}
     return {name: module for name, module in model.named_modules() if name in holders}
 
