@@ -84,7 +84,19 @@ def positions(flow: Flow, node: fx.Node) -> tuple[int, Any] | None:
 def is_rowwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool:
     """Whether each row of `output` depends on that row alone of each of `leaves` that it reads."""
     place = positions(flow, output)
-    return place is not None and _is_proved(_Rows(flow, place[1]), output, place[0], leaves)
+    return place is not None and _stop(_Rows(flow, place[1]), output, place[0], leaves) is None
+
+
+def mixer(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> fx.Node | None:
+    """The operator past which rows of `output` cannot be followed one by one; None if they can.
+
+    None too where it is not clear which axis holds the positions.
+
+    >>> from rewrite.parts.rowwise import mixer
+    >>> mixer(parts.cut.flow, parts.component("m0").region.output, parts.cut.written)
+    """
+    place = positions(flow, output)
+    return None if place is None else _stop(_Rows(flow, place[1]), output, place[0], leaves)
 
 
 def is_batchwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool:
@@ -98,10 +110,13 @@ def is_batchwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool
     True
     """
     rows = _Rows(flow, shape(output)[0], first=True)
-    return _is_proved(rows, output, 0, leaves)
+    return _stop(rows, output, 0, leaves) is None
 
 
-def _is_proved(rows: _Rows, output: fx.Node, axis: int, leaves: Iterable[fx.Node]) -> bool:
+def _stop(
+    rows: _Rows, output: fx.Node, axis: int, leaves: Iterable[fx.Node]
+) -> fx.Node | None:
+    """The first node at which a question has no answer; None if all have one."""
     stops, seen = set(leaves) - {output}, set()
     stack: list[Question] = [(output, {axis: Row()})]
     while stack:
@@ -112,9 +127,9 @@ def _is_proved(rows: _Rows, output: fx.Node, axis: int, leaves: Iterable[fx.Node
         seen.add(key)
         before = rows.own(node, asked) if node in stops else rows.before(node, asked)
         if before is None:
-            return False
+            return node
         stack += before
-    return True
+    return None
 
 
 def rows_from(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> set[fx.Node]:

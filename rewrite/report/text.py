@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rewrite.report.tally import Size
-from rewrite.report.unsplit import NOT_SPLIT, SLOWER, Unsplit
+from rewrite.report.unsplit import NOT_SPLIT, SLOWER, WHOLE, Unsplit
 
 if TYPE_CHECKING:
     from rewrite.report.structure import Input, Layer, Parity, Split, Structure
@@ -108,7 +108,7 @@ def _layers(layers: Sequence[Layer]) -> list[str]:
 
 
 def _unsplit(split: Split) -> list[tuple[str, str]]:
-    labels = {NOT_SPLIT: "not split", SLOWER: "slower"}
+    labels = {NOT_SPLIT: "not split", SLOWER: "slower", WHOLE: "not split"}
     found: dict[tuple[str, str], list[Unsplit]] = {}
     for entry in split.unsplit:
         key = (labels.get(entry.effect, "note"), re.sub(r"_?\d+", "", entry.reason))

@@ -10,17 +10,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from rewrite.parts import Components
+from rewrite.parts.rowwise import mixer
 
-NOT_SPLIT, SLOWER, OTHER = "not split", "slower", "other"
+aten = torch.ops.aten
+NOT_SPLIT, SLOWER, OTHER, WHOLE = "not split", "slower", "other", "whole"
+# Operators that let tokens read each other, if they act along positions.
+MIXERS = {
+    aten.cumsum.default, aten.conv1d.default, aten.conv2d.default, aten.matmul.default,
+    aten.bmm.default, aten.mm.default, aten.einsum.default, aten.sum.dim_IntList,
+    aten.mean.dim, aten.linear.default, aten.softmax.int, aten.cumprod.default, aten.roll.default,
+    aten.flip.default, aten.fft_fft.default, aten.fft_fftn.default, aten.im2col.default,
+    aten.unsqueeze.default, aten.expand.default, aten.mul.Tensor,
+}
 # Where the sentences name ops.  Elsewhere a word is an op only if it looks like nothing else.
 _PLACES = tuple(re.compile(pattern) for pattern in (
     r"stops at ([\w, ]+)", r"stay below ([\w, ]+):", r"features of (\w+) belong to",
     r"one head of ([\w, ]+)", r"(\w+) should lead to", r"it leads to ([\w, ]+)",
     r"(\w+) attends", r"(\w+) also contains", r"also contains ([\w, ]+)",
 ))
+KINDS = {"mlp", "experts", "norm", "projection"}
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -38,7 +50,8 @@ class Unsplit:
     """Something that is coarser, or slower, than was asked for.
 
     `effect` is "not split" (heads are not visible), "slower" (heads are visible and exact,
-    but computing one costs more than its share of the layer) or "other".  `component` is
+    but computing one costs more than its share of the layer), "whole" (tokens read each other in
+    it, by something else than attention with heads) or "other".  `component` is
     None, and `ops` empty, where the note does not tell them.  `note` is the note itself.
     """
 
@@ -56,7 +69,25 @@ def unsplit(parts: Components) -> tuple[Unsplit, ...]:
     ()
     """
     nodes = {node.name: node for node in parts.cut.flow.graph.nodes}
-    return tuple(read(note, parts, nodes) for note in parts.notes)
+    told = tuple(read(note, parts, nodes) for note in parts.notes)
+    known = {entry.component for entry in told}
+    return told + tuple(entry for entry in _mixing(parts) if entry.component not in known)
+
+
+def _mixing(parts: Components) -> list[Unsplit]:
+    """Parts on the stream in which tokens read each other, other than by heads."""
+    found = []
+    for component in parts.components.values():
+        region = component.region
+        if region is None or component.heads or component.name.kind not in KINDS:
+            continue
+        op = mixer(parts.cut.flow, region.output, parts.cut.written)
+        if op is None or op.target not in MIXERS:
+            continue
+        note = (f"tokens read each other at {op.name} ({op.target}), which is no attention with "
+                "heads that could be read: the part stays whole")
+        found.append(Unsplit(component.short, WHOLE, (_op(op),), note, note))
+    return found
 
 
 def read(note: str, parts: Components, nodes: Mapping[str, fx.Node]) -> Unsplit:

@@ -33,6 +33,7 @@ STILL = {
     aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar,
     aten.type_as.default, aten.to.device, aten.pad.default, aten.slice_scatter.default,
     aten.scatter.value, aten.scatter.src, aten.constant_pad_nd.default, aten.expand.default,
+    aten.tril.default, aten.triu.default,
 }
 # They normalise an axis, or reduce it to what each row is normalised by.
 NORMALISERS = {aten.softmax.int, aten._softmax.default, aten._safe_softmax.default,

@@ -176,6 +176,13 @@ def _other_axes(node: fx.Node, pick: Pick) -> Pushed | None:
     return None if changed & set(pick) else Pushed({0: dict(pick)})
 
 
+# tril(x)[I] = tril(x[I]) for axes in front of rows and columns
+@rule_for(aten.tril.default, aten.triu.default)
+def _triangle(node: fx.Node, pick: Pick) -> Pushed | None:
+    rank = len(shape(node))
+    return None if {rank - 2, rank - 1} & set(pick) else Pushed({0: dict(pick)})
+
+
 # x[:, ids][.., J] = x[.., J][:, ids]; the axes of `ids` stand where the indexed axis stood
 @rule_for(aten.index.Tensor, aten.index_select.default)
 def _index(node: fx.Node, pick: Pick) -> Pushed | None:

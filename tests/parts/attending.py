@@ -396,6 +396,119 @@ SECTIONS: tuple[type[Attends], ...] = (
 )
 
 
+class Weighed(Attends):
+    """Attention spelt out, with the pattern that a function makes of scores."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.weigh(q @ k.transpose(-1, -2) / 2) @ v
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ExpOverSum(Weighed):
+    """softmax by hand, the largest score taken off."""
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        weights = (scores - scores.max(-1, keepdim=True).values).exp()
+        return weights / (1 + weights.sum(-1, keepdim=True))
+
+
+class LogSoftmax(Weighed):
+    def weigh(self, scores: Tensor) -> Tensor:
+        return scores.log_softmax(-1).exp()
+
+
+class Sigmoid(Weighed):
+    def weigh(self, scores: Tensor) -> Tensor:
+        return scores.sigmoid()
+
+
+class Normalised(Weighed):
+    """relu, and an L1 norm over keys."""
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        return F.normalize(scores.relu() + 0.1, p=1, dim=-1)
+
+
+class Sunk(Weighed):
+    """A column more, which takes attention and gives nothing."""
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        sink = torch.zeros_like(scores[..., :1]) + 0.3
+        return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
+
+
+class DividedAfterwards(Weighed):
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = (q @ k.transpose(-1, -2) / 2).exp().tril()
+        return (weights @ v) / weights.sum(-1, keepdim=True)
+
+
+class KeysFirst(Attends):
+    """Scores with keys before queries, normalised over the first of the two."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (k @ q.transpose(-1, -2)).softmax(-2).transpose(-1, -2) @ v
+
+
+class OneKey(Attends):
+    """Keys and values that all heads share, by einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k, self.v = nn.Linear(WIDTH, SIZE), nn.Linear(WIDTH, SIZE)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = torch.einsum("bhid,bjd->bhij", self.apart(self.q(q)), self.k(k)) / 2
+        z = torch.einsum("bhij,bjd->bhid", scores.softmax(-1), self.v(v))
+        return self.project(self.joined(z))
+
+
+class LinearAttention(Attends):
+    """Keys and values are summed up before queries meet them."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (F.elu(q) + 1) @ ((F.elu(k) + 1).transpose(-1, -2) @ v)
+
+
+class Talking(Attends):
+    """Scores and patterns of heads are mixed (CaiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Linear(HEADS, HEADS), nn.Linear(HEADS, HEADS)
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = self.before((q @ k.transpose(-1, -2)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.after(scores.softmax(-1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2) @ v
+
+
+class CausalLinear(Attends):
+    """Linear attention with a running sum."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        summed = (k.unsqueeze(-1) * v.unsqueeze(-2)).cumsum(2)
+        return (q.unsqueeze(-2) @ summed).squeeze(-2)
+
+
+class Additive(Attends):
+    """Scores of an MLP on each pair of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Linear(SIZE, 1, bias=False)
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.w((q.unsqueeze(3) + k.unsqueeze(2)).tanh()).squeeze(-1).softmax(-1) @ v
+
+
+WEIGHTS: tuple[type[Attends], ...] = (
+    ExpOverSum, LogSoftmax, Sigmoid, Normalised, Sunk, DividedAfterwards, KeysFirst, OneKey,
+    LinearAttention,
+)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then an MLP on the stream."""
 

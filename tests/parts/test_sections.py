@@ -6,11 +6,21 @@ import pytest
 import torch
 
 import rewrite as rw
-from tests.parts.attending import HEADS, SECTIONS, WIDTH, Attends, Net
+from tests.parts.attending import (
+    HEADS,
+    SECTIONS,
+    WEIGHTS,
+    WIDTH,
+    Additive,
+    Attends,
+    CausalLinear,
+    Net,
+    Talking,
+)
 from tests.zoo import trace
 
 
-@pytest.mark.parametrize("kind", SECTIONS)
+@pytest.mark.parametrize("kind", (*SECTIONS, *WEIGHTS))
 def test_heads_and_their_direct_edges(kind: type[Attends]) -> None:
     torch.manual_seed(0)
     model = Net(kind).double().eval()
@@ -29,6 +39,20 @@ def test_heads_and_their_direct_edges(kind: type[Attends]) -> None:
         for head, later, port in ((0, 1, "q"), (1, 0, "k"), (1, 1, "v")):
             _assert_path(parts, f"a0.h{head} -> a1.h{later}.{port} -> output", clean, corrupt,
                          model.by_port(head, later, port, clean, corrupt))
+
+
+@pytest.mark.parametrize(("kind", "seen"), [
+    (Talking, "mixes the scores or patterns of several heads"),
+    (CausalLinear, "tokens read each other at cumsum"),
+    (Additive, "attends, but its queries and keys cannot be told apart"),
+])
+def test_what_is_seen_is_said(kind: type[Attends], seen: str) -> None:
+    """Attention without heads of its own is a part, and the report says by which operator."""
+    parts = trace(Net(kind).double().eval(), {
+        "x": torch.randn(4, 12, WIDTH, dtype=torch.float64)}).components()
+    told = [text for label, text in rw.structure(parts).rows() if label == "not split"]
+    assert parts.heads == () and told and "blocks.0.attention" in told[0]
+    assert all(seen in text and "no attention was found" not in text for text in told)
 
 
 def _assert_path(

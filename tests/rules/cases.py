@@ -124,6 +124,7 @@ def moves(r: Random) -> list[Case]:
         (aten.view_as_complex.default, rand(3, 4, 2)),
         (aten.repeat.default, x, [1, r.choice([1, 2]), 3]), (aten.repeat.default, x, [2, 1, 1, 1]),
         (aten.flip.default, x, [dim]), (aten.flip.default, x, [0, -1]),
+        (aten.tril.default, x), (aten.triu.default, x, 1),
         (aten.roll.default, x, [1], [dim]), (aten.roll.default, x, [1, 2], [0, -1]),
         (aten.roll.default, x, [1]),  # of all entries in one row
         (aten.constant_pad_nd.default, x, [1, 0]), (aten.constant_pad_nd.default, x, [0, 0, 1, 2]),
