@@ -112,6 +112,9 @@ class Edit:
 
         `alike`: the function is known to return the shape and type of `origin`.
         """
+        if not callable(function):
+            raise SurgeryError(f"what is to be called at {origin.name!r} is a "
+                               f"{type(function).__name__}, no function or module")
         if isinstance(function, torch.nn.Module):
             target: Any = self.place(function, name or f"{origin.name}_new", name is not None)
             new = self.nodes.create_node("call_module", target, args, dict(kwargs or {}), name)

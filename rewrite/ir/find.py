@@ -18,6 +18,11 @@ SHOWN = 8
 
 def get(graph: fx.Graph, name: str) -> fx.Node:
     """The node called `name`; dots and underscores are the same (`a5.h3` is `a5_h3`)."""
+    if isinstance(name, fx.Node):
+        name = name.name
+    if not isinstance(name, str):
+        raise UnknownName(f"a node is known by its name, found {type(name).__name__} {name!r}: "
+                          f'graph.get("{next(iter(graph.nodes)).name}")')
     named = {node.name: node for node in graph.nodes}
     for spelling in (name, name.replace(".", "_")):
         if spelling in named:

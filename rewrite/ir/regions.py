@@ -205,7 +205,12 @@ def extract(graph: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[
     from rewrite.ir.graph import OutputSpec
 
     edit = Edit(graph)
-    wanted = [outputs] if isinstance(outputs, str) else list(outputs)
+    one = isinstance(outputs, (str, fx.Node))
+    inputs = [inputs] if isinstance(inputs, (str, fx.Node)) else inputs
+    wanted = [outputs] if one else outputs
+    if not all(isinstance(names, Iterable) for names in (wanted, inputs or ())):
+        raise SurgeryError("the ends of a part are names of nodes: graph.extract([name], name)")
+    inputs = [edit.node(name).name for name in inputs or ()]
     results = [edit.node(name) for name in wanted]
     specs: dict[str, InputSpec] = {spec.name: spec for spec in graph.inputs}
     first = next(iter(edit.nodes.nodes))
@@ -235,7 +240,6 @@ def extract(graph: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[
     edit.guards = tuple(guard for guard in graph.guards
                         if {v.rpartition(".")[0] for v in variables_of(guard)} <= set(kept))
     names = tuple(node.name for node in results)
-    one = isinstance(outputs, str)
     build = OutputSpec(names, lambda found: found[names[0]] if one else dict(found))
     return replace(edit.done(), inputs=tuple(specs[name] for name in kept), outputs=build)
 

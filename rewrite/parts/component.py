@@ -276,6 +276,10 @@ def components(
     names = [spec.name for spec in graph.inputs]
     if sources is None:
         sources = [name for name in names if name not in CONTEXT_INPUTS]
+    sources = [sources] if isinstance(sources, str) else sources
+    if not isinstance(sources, Sequence):
+        raise UnknownName(f"sources are names of inputs, found {type(sources).__name__}: "
+                          f"graph.components(sources=({names[0]!r},))")
     if unknown := [name for name in sources if name not in names]:
         raise UnknownName(f"{graph.name} has no input {unknown[0]!r}; {near(unknown[0], names)}")
     graph = one_layout(spelled(written_out(graph)), sources)
@@ -332,12 +336,12 @@ def _wire(
     values |= {node: f"{c.short}.out" if c.members else c.short for node, c in by_output.items()}
     taken = {*values.values(), *output_names, *(m for c in found for m in c.member_names)}
     numbers = chain(["pos"], map("const{}".format, count(1))), map("resid{}".format, count())
-    for nodes, names in zip((pieces.constants, pieces.sums), numbers, strict=True):
-        known = {node.meta.get("component"): node for node in nodes}  # from a graph of parts
-        for node, name in zip(nodes, names, strict=False):
-            own = node.meta.get("component")
+    for unnamed, names in zip((pieces.constants, pieces.sums), numbers, strict=True):
+        known = {node.meta.get("component"): node for node in unnamed}  # from a graph of parts
+        for node, name in zip(unnamed, names, strict=False):
+            own: Any = node.meta.get("component")
             fits = own is not None and own not in taken and known[own] is node
-            values[node] = own if fits else next(
+            values[node] = str(own) if fits else next(
                 spelt for spelt in (name + "_" * more for more in count())
                 if spelt not in taken and spelt not in known)  # parts and inputs keep their names
             taken.add(values[node])

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from rewrite.ir.clauses import JOINS, legal_target
 from rewrite.ir.edit import Edit
-from rewrite.ir.flow import is_float
+from rewrite.ir.flow import args, is_float
 from rewrite.ir.graph import Graph
 from rewrite.ir.notes import BODY, OWN, SUM
 from rewrite.ir.ops import take
@@ -106,7 +106,7 @@ class _Writer:
 
     def _write_sum(self, node: fx.Node) -> None:
         """total(x, y, z) -> (x + y) + z, and total(x) -> x"""
-        value, *terms = node.args
+        value, *terms = args(node)
         name = node.meta.get("component", node.name)
         with self.edit.nodes.inserting_before(node):
             for term in terms:
@@ -138,7 +138,7 @@ class _Writer:
 
     def _write_take(self, node: fx.Node) -> None:
         """take(x, d, ranges) -> cat(x[range at d], ...)"""
-        x, dim, ranges = node.args
+        x, dim, ranges = args(node)
         with self.edit.nodes.inserting_before(node):
             pieces = [self.edit.call(aten.slice.Tensor, (x, dim, *ends), node) for ends in ranges]
             made = pieces[0] if len(pieces) == 1 else self.edit.call(

@@ -121,3 +121,23 @@ def test_a_head_is_ablated_by_name() -> None:
 def test_inputs_are_checked(small: rw.Graph, inputs: dict[str, Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
         small(**inputs)
+
+
+def test_the_wrong_kind_of_thing(small: rw.Graph) -> None:
+    """A node stands for its name, one name for a list; the rest says what to write."""
+    relu = small.get("relu")
+    assert small.get(relu) is relu
+    for ends in (["relu"], "relu", relu):
+        assert torch.equal(small.extract(ends, "mul")(relu=X, x=X), 4 * X)
+    assert small.components("x").names[0] == "x"
+    for wrong in (None, 3, 1.5, b"x", [], {}, object(), X, nn.ReLU()):
+        with pytest.raises(UnknownName, match="a node is known by its name, found"):
+            small.get(wrong)
+        if not callable(wrong):
+            with pytest.raises(SurgeryError, match="no function or module"):
+                small.insert("relu", wrong)
+    for wrong in (3, object(), X):
+        with pytest.raises(UnknownName, match=r"sources are names of inputs|has no input"):
+            small.components(wrong)
+    with pytest.raises(SurgeryError, match=r"ends of a part are names"):
+        small.extract(3, "mul")
