@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Sets, runs and numbers of copies do not count, nor does what is no number as it would be written.
-NUMBER = re.compile(r"(\{[^}]*\}|\[[^\]]*\]|#[0-9]+|0[0-9]+|[0-9]+)")
+# Sets, runs, numbers of copies, factors and what is added do not count, nor does what is no
+# number as it would be written.
+FACTOR = r"(?<![\w.])[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
+NUMBER = re.compile(
+    rf"(\{{[^}}]*\}}|\[[^\]]*\]|#[0-9]+|{FACTOR}\*|{FACTOR}$|0[0-9]+|[0-9]+)")
 LONGEST = 24  # equations in a block
 
 

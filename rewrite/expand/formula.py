@@ -4,6 +4,8 @@
 
 * `name[run]` is the value that a name has in a run, `name` and `name#1` are mixtures of runs.
 * `name(...)` is a part that reads what stands in brackets, apart for each port if they differ.
+* `0.5*x`, `-x`: a term times a number.  `resid2.scale*x`, `+ resid2.shift`: times, or plus, what
+  weights or sizes make there (one number, or one for each feature).
 * `a1.h{0-2}(x)` is the sum of these heads, `a1(x)` of all heads of the layer and its bias.
 * `outputs` tells which values of several are returned, by each hypothesis if there are several.
 * Equations that differ by numbers in even steps are one, for a range of `l`; `{2l+1}` is a number.
@@ -13,11 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rewrite.expand.folding import Equation, fold
 from rewrite.expand.product import Copy, Mixed, Product
-from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Source
+from rewrite.ir.dag import SOME, Constant, Dag, Join, Node, Number, Part, Source
 from rewrite.parts import Components
 
 Place = tuple[str, int]  # a node and which copy of it
@@ -67,6 +69,10 @@ class _Term:
 
     name: str
     rest: str  # arguments in brackets, or a run
+    factor: str = ""  # a sign or none, then a number or name and `*`, or nothing
+
+    def __str__(self) -> str:
+        return self.factor + self.name + self.rest
 
 
 class _Writer:
@@ -142,7 +148,7 @@ class _Writer:
             return f"{yes} if {where} else {no}"
         if isinstance(node, Part):
             return node.name + self._arguments(place)
-        return " + ".join(term.name + term.rest for term in self._summands(place))
+        return " + ".join(map(str, self._summands(place))).replace(" + -", " - ")
 
     def _arguments(self, place: Place) -> str:
         """What a part reads: once if all ports read the same, else port by port."""
@@ -172,24 +178,37 @@ class _Writer:
 
     def _terms(self, place: Place) -> list[_Term]:
         node = self.dag[place[0]]
+        assert isinstance(node, Join)
         streams: list[_Term] = []
         others: list[_Term] = []
-        for read in self.product.reads(*place):
-            inner = self.dag[read[0]]
+        reads = self.product.reads(*place)
+        for read, number in zip(reads, node.factors or (1.0,) * len(reads), strict=True):
+            inner, factor = self.dag[read[0]], _factor(number, node.name)
             if read not in self.spelt or read in self.lines:
                 stream = not isinstance(inner, Constant) and not self._layer(node)
-                (streams if stream else others).append(_split(self._name(read)))
+                (streams if stream else others).append(_split(self._name(read), factor))
             elif isinstance(inner, Part):
-                others.append(_Term(read[0], self._arguments(read)))
-            else:
-                others += self._summands(read)
+                others.append(_Term(read[0], self._arguments(read), factor))
+            else:  # a layer, whose heads count once each
+                others += [replace(term, factor=factor) for term in self._summands(read)]
+        if node.shift:
+            shift = f"{node.name}.shift" if node.shift == SOME else repr(node.shift)
+            others.append(_Term(shift, ""))
         return streams + others
 
 
-def _split(name: str) -> _Term:
+def _factor(number: Number, name: str) -> str:
+    """How the factor of a term of the sum `name` is written in front of it."""
+    if number == SOME:
+        return f"{name}.scale*"
+    size = "" if abs(number) == 1 else f"{repr(abs(number)).removesuffix('.0')}*"
+    return "-" * (number < 0) + size
+
+
+def _split(name: str, factor: str) -> _Term:
     found = re.match(r"[^\[#]*", name)
     assert found is not None
-    return _Term(found[0], name[found.end():])
+    return _Term(found[0], name[found.end():], factor)
 
 
 def _members(layer: str, terms: list[_Term]) -> list[_Term]:

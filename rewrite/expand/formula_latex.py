@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import sympy
 
-from rewrite.expand.folding import Equation, Loop
+from rewrite.expand.folding import FACTOR, Equation, Loop
 
 # A name with numbers or sets in its segments, then a run or the number of a copy.
 NAME = re.compile(r"([A-Za-z_](?:\w|\.(?=\w)|\{[^}]*\})*)(?:\[(\w+)\]|#(\d+))?")
@@ -35,7 +35,13 @@ def to_latex(lines: Sequence[Equation | Loop]) -> str:
 
 def _row(equation: Equation) -> str:
     name, value = (NAME.sub(_name, text) for text in (equation.name, equation.value))
-    return f"{name} &= {value}"
+    value = re.sub(rf"{FACTOR}(?=\*|$)", lambda found: _number(found[0]), value)
+    return f"{name} &= {value}".replace("*", r"\,")
+
+
+def _number(text: str) -> str:
+    size, _, power = text.partition("e")
+    return rf"{size} \cdot 10^{{{int(power)}}}" if power else size
 
 
 def _name(found: re.Match[str]) -> str:

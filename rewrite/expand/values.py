@@ -72,9 +72,11 @@ class Values:
     def add(self, place: Place, label: str, terms: list[Place]) -> None:
         """A sum of copies."""
         if place in self.wanted:
-            self.full[place] = self.assembler.join(label, [self.all_of(*t) for t in terms])
+            self.full[place] = self.assembler.join(
+                place[0], [self.all_of(*t) for t in terms], label)
         else:
-            self.rows[place] = self.assembler.join(label, [self.last_of(*t) for t in terms])
+            self.rows[place] = self.assembler.join(
+                place[0], [self.last_of(*t) for t in terms], label)
 
     def call(
         self, name: str, values: list[fx.Node], label: str, heads: tuple[int, ...] | None = None,

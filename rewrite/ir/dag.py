@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,26 @@ class Part:
         return tuple(port.reads for port in self.ports)
 
 
+SOME = "some"
+Number = float | Literal["some"]
+
+
 @dataclass(frozen=True)
 class Join:
-    """A sum.  Paths cross it without being spelt, so that it needs no symbol."""
+    """A sum.  Paths cross it without being spelt, so that it needs no symbol.
+
+    Each term is multiplied by its factor (by 1 if there are none) before `shift` is added.
+    `SOME` stands for a number, or one for each feature, that weights or sizes make.
+    """
 
     name: str
     terms: tuple[str, ...]
+    factors: tuple[Number, ...] = ()
+    shift: Number = 0.0
+
+    def __post_init__(self) -> None:
+        if self.factors and len(self.factors) != len(self.terms):
+            raise ValueError(f"{self.name} has {len(self.terms)} terms, {self.factors} factors")
 
     @property
     def reads(self) -> tuple[str, ...]:

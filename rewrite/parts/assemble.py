@@ -69,17 +69,18 @@ class Assembler:
         assert body is not None, name
         return self._call(body, name, ())
 
-    def join(self, name: str, terms: Sequence[fx.Node]) -> fx.Node:
+    def join(self, name: str, terms: Sequence[fx.Node], label: str | None = None) -> fx.Node:
         """A sum, by the operator of the model; heads and experts are added in their order."""
         target: Any = aten.add.Tensor if len(terms) == 2 else total
         given, options = tuple(terms), {}
-        if node := self._sums.get(name.partition("__")[0]):
+        if node := self._sums.get(name):
             target, known = node.target, self.parts.cut.sums[node]
             values = iter(terms)
             given, options = fx.map_arg((args(node), dict(node.kwargs)), lambda o: next(
                 values) if o in known else self.given(o))
-        made = self.graph.create_node("call_function", target, given, options, name=_plain(name))
-        made.meta["component"] = name
+        label = label or name
+        made = self.graph.create_node("call_function", target, given, options, name=_plain(label))
+        made.meta["component"] = label
         return made
 
     def changed(self, label: str, base: fx.Node, pairs: Sequence[fx.Node]) -> fx.Node:

@@ -23,6 +23,7 @@ from rewrite.parts.regions import Cut, Region, cut
 from rewrite.parts.rowwise import is_batchwise, is_rowwise
 from rewrite.parts.stacks import source_name
 from rewrite.rules import split_experts
+from rewrite.rules.addends import factors
 from rewrite.rules.heads import bias_body, last_row
 from rewrite.rules.heads import body as heads_body
 from rewrite.rules.layout import one_layout
@@ -352,7 +353,9 @@ def _wire(
             component = by_output[value]
             nodes.extend(_parts(component, values, spellings, pieces.flow))
         elif value in pieces.sums:
-            nodes.append(Join(values[value], tuple(values[o] for o in pieces.sums[value])))
+            terms = pieces.sums[value]
+            nodes.append(Join(values[value], tuple(values[o] for o in terms),
+                              *factors(value, terms)))
         elif value in pieces.constants:
             nodes.append(Constant(values[value]))
         else:

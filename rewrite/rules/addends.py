@@ -8,12 +8,14 @@ A factor is a number, or a context value with one number for each feature.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from rewrite.ir.dag import SOME, Number
 from rewrite.ir.flow import Flow, args, is_float, shape
 from rewrite.ir.ops import total
 
@@ -67,6 +69,30 @@ def addends(flow: Flow, node: fx.Node, moved: bool = False) -> Addends | None:
     if not (all(map(_is_factor, others)) and _is_linear(node, flowing)):
         return None
     return Addends(tuple(flowing), all(map(_is_number, others)))
+
+
+def factors(node: fx.Node, terms: Sequence[fx.Node]) -> tuple[tuple[Number, ...], Number]:
+    """By what each of the terms of a node is multiplied, and what is added to them.
+
+    The operator itself is asked: with one term 1 and the others 0, for two values of what
+    does not flow.  What changes with that is no number that is known here.
+    """
+    if node.target in MOVED | COPIES:
+        return (1.0,) * len(terms), 0.0
+
+    def value(one: int | None, context: float) -> float:
+        places = iter(range(len(terms)))
+        given, options = fx.map_arg((args(node), dict(node.kwargs)), lambda o: torch.tensor(
+            float(next(places) == one) if o in terms else context, dtype=torch.float64))
+        target: Any = node.target
+        return float(target(*given, **options))
+
+    shifts = [value(None, context) for context in (1.0, 2.0)]
+    known = [{value(one, context) if not shift else round(value(one, context) - shift, 12)
+              for context, shift in zip((1.0, 2.0), shifts, strict=True)}
+             for one in range(len(terms))]
+    return (*(each.pop() if len(each) == 1 else SOME for each in known),), (
+        shifts[0] if len(set(shifts)) == 1 else SOME)
 
 
 def is_move(node: fx.Node) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
+from random import Random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,9 +20,9 @@ import rewrite as rw
 from rewrite.expand import Product, expand_dag
 from rewrite.expand.folding import Equation, fold
 from rewrite.expand.formula import formula
-from rewrite.ir.dag import Constant, Dag, Join, Part
+from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Port, Source
 from rewrite.paths import Automaton, assign, paths
-from tests.laws.oracle import Chooser, compute, given, treeified
+from tests.laws.oracle import WIDTH, Chooser, compute, draw, given, treeified
 from tests.laws.random_dags import dags, hypotheses
 from tests.zoo import tiny, traced
 
@@ -78,7 +81,20 @@ class Reader:
         return self.values
 
     def sum(self, text: str) -> np.ndarray:
-        return np.sum([self.term(term) for term in pieces(text, " + ")], axis=0)
+        added = [(sign, term) for plus in pieces(text, " + ") for sign, term in zip(
+            (1, *(-1,) * plus.count(" - ")), pieces(plus, " - "), strict=False)]
+        return np.sum([sign * self.times(term) for sign, term in added], axis=0)
+
+    def times(self, text: str) -> np.ndarray:
+        """A term with its factor, a number, or what weights make."""
+        if text.startswith("-"):
+            return -self.times(text[1:])
+        factor, *rest = pieces(text, "*")
+        if rest:
+            return self.times(factor) * self.term(rest[0])
+        if re.fullmatch(r"[\d.]+(e[+-]\d+)?", text):
+            return np.full(WIDTH, float(text))
+        return draw(text, WIDTH) if text.endswith((".scale", ".shift")) else self.term(text)
 
     def term(self, text: str) -> np.ndarray:
         if text in self.values:
@@ -140,6 +156,56 @@ def test_random_wirings(data: st.DataObject) -> None:
     dag = data.draw(dags())
     sets, choose = data.draw(hypotheses(dag))
     check(dag, expand_dag(dag, [automaton(dag, sets)]), choose)
+
+
+def scaled(dag: Dag, random: Random) -> Dag:
+    """The same wiring with random factors in its sums."""
+    def factor() -> float | Literal["some"]:
+        return random.choice([1.0, -1.0, 2.0, 0.7071067811865475, -0.25, 1e-05, "some"])
+
+    nodes = [replace(node, factors=tuple(factor() for _ in node.terms),
+                     shift=random.choice([0.0, 0.0, factor()]))
+             if isinstance(node, Join) and random.random() < 0.8 and not node.name.endswith(".out")
+             else node for node in dag.nodes]
+    return replace(dag, nodes=tuple(nodes))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@drawn(st.data())
+def test_factors_of_sums(data: st.DataObject) -> None:
+    dag = scaled(data.draw(dags()), Random(data.draw(st.integers(0, 999))))
+    sets, choose = data.draw(hypotheses(dag))
+    check(dag, expand_dag(dag, [automaton(dag, sets)]), choose)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_a_scaled_model_is_all_of_its_parts(family: str) -> None:
+    dag = scaled(traced(family).parts.dag, Random(1))
+    values = Reader(dag).read(formula(dag))
+    wanted = treeified(dag, "logits", lambda word: "the only run")
+    assert np.allclose(values["logits"], wanted)
+
+
+def test_equal_factors_are_folded_and_others_are_not() -> None:
+    """Factors and what is added stand as they are in a loop."""
+    nodes: list[Node] = [Source("x"), Part("m", (Port("m", "x"),)), Join("r0", ("x", "m"))]
+    nodes += [Join(f"r{i + 1}", (f"r{i}",), (2.0,), 3.0) for i in range(4)]
+    nodes += [Join(f"r{i + 1}", (f"r{i}", "m"), (i + 1.0, 1.0), i - 1.0) for i in range(4, 8)]
+    dag = Dag((*nodes, Part("y", (Port("y", "r8"),))), ("y",))
+    assert formula(dag) == """\
+r0 = x + m(x)
+for l = 0..3:
+    r{l+1} = 2*r{l} + 3.0
+r5 = 5*r4 + m(x) + 3.0
+r6 = 6*r5 + m(x) + 4.0
+r7 = 7*r6 + m(x) + 5.0
+r8 = 8*r7 + m(x) + 6.0
+y = y(r8)"""
+    assert r"\quad r_{l + 1} &= 2\,r_{l} + 3.0 \\" in formula(dag, latex=True)
+    tiny = replace(dag, nodes=(*nodes[:3], Join("r8", ("r0", "m"), (-1e-05, 0.5), -1e-07),
+                               dag.nodes[-1]))
+    assert "r_{8} &= -1 \\cdot 10^{-5}\\,r_{0} + 0.5\\,m(x) - 1 \\cdot 10^{-7}" in formula(
+        tiny, latex=True)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "gemma3", "gpt_neox"])

@@ -54,6 +54,14 @@ def add(terms: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
+def joined(node: Join, terms: Sequence[np.ndarray]) -> np.ndarray:
+    """A sum with its factors; those that are no known numbers depend on the name alone."""
+    factors = [draw(f"{node.name}.scale", WIDTH) if factor == "some" else np.float64(factor)
+               for factor in node.factors or (1.0,) * len(terms)]
+    shift = draw(f"{node.name}.shift", WIDTH) if node.shift == "some" else node.shift
+    return add([term * factor for term, factor in zip(terms, factors, strict=True)]) + shift
+
+
 def treeified(dag: Dag, name: str, choose: Chooser, after: Word = ()) -> np.ndarray:
     """The value of a node at the place in the tree from which the path goes on as `after`."""
     node = dag[name]
@@ -63,7 +71,7 @@ def treeified(dag: Dag, name: str, choose: Chooser, after: Word = ()) -> np.ndar
         case Constant():
             return given(name)
         case Join(_, terms):
-            return add([treeified(dag, term, choose, after) for term in terms])
+            return joined(node, [treeified(dag, term, choose, after) for term in terms])
         case Part(_, ports):
             return compute(name, [
                 treeified(dag, port.reads, choose, (port.symbol, *after)) for port in ports])

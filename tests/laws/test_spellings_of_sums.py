@@ -8,15 +8,17 @@ one, whatever the model does to the stream on the way.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import rewrite as rw
+from rewrite.expand.formula import formula
 from tests.zoo import error, trace
 
 WIDTH, HEADS, VOCAB = 16, 2, 23
@@ -209,12 +211,53 @@ def by_hand(model: Toy, writer: str) -> Tensor:
         return model(CORRUPT)
 
 
+class Values(fx.Interpreter):
+    """The values of the graph of a model, by name."""
+
+    def __init__(self, parts: rw.Components) -> None:
+        super().__init__(parts.graph.module)
+        self.parts, self.found = parts, dict[str, Tensor]()
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n in self.parts.values:
+            self.found[self.parts.values[n]] = value
+        return value
+
+
+def assert_equations(parts: rw.Components) -> None:
+    """Every equation of the stream holds of what the model computes; none adds up nothing."""
+    values = Values(parts)
+    with torch.no_grad():
+        values.run(CLEAN)
+    lines = [line.split(" = ") for line in formula(parts).splitlines()]
+    assert not any(line[0].startswith("for") for line in lines)
+    for name, text in lines:
+        if not name.startswith("resid"):
+            continue
+        known, scaled, rest = torch.zeros(()), None, values.found[name].double()
+        for sign, factor, term in re.findall(r"(-|\+|^) ?(-?(?:[\w.]+\*)?)([\w.]+)", text):
+            term = f"{term}.out" if f"{term}.out" in values.found else term
+            number = factor.removesuffix("*").replace("-", "-1" * (factor == "-") or "-") or "1"
+            if term.endswith(".shift") or number.endswith(".scale"):
+                assert scaled is None and sign != "-"
+                scaled = values.found.get(term, torch.ones(())).double()
+                continue
+            at = values.found[term].double() if term in values.found else torch.tensor(float(term))
+            known = known + (-1 if sign == "-" else 1) * float(number) * at
+        rest = rest - known
+        if scaled is not None:  # one number for each feature
+            rest = rest - scaled * (rest / scaled)[0, 0]
+        assert rest.abs().max() < 1e-5 * values.found[name].abs().max(), (name, text)
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_every_spelling(name: str) -> None:
     model = Toy(STEPS[name]).eval()
     parts = trace(model, {"tokens": CLEAN}).components()
     assert set(parts.names) == {"tokens", *WRITERS, "output"} and parts.notes == ()
     assert {writer for writer, reader in parts.edges if reader == "output"} == set(WRITERS)
+    assert_equations(parts)
     for writer in WRITERS:
         exp = rw.expand(rw.Hypothesis(parts, {"clean": f"{writer} -> output"}))
         with torch.no_grad():
