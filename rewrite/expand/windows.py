@@ -99,6 +99,10 @@ def check_hops(layer: Component) -> None:
     assert layer.region is not None and layer.region.layer is not None
     read = {sympy.sympify(shape(node)[1]) for port, node in layer.region.slots
             if port in PORTS and len(shape(node)) > 2}
+    if {"k", "v"} & set(layer.region.layer.beside.values()):
+        raise HypothesisError(
+            f"{layer.short} has no hops: its heads read keys or values beside their pattern too; "
+            "use a position such as .k@S2 in place of a window")
     seen: set[sympy.Basic] = set()
     for core, _ in layer.region.layer.cores:
         node = core.pattern

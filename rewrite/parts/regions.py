@@ -13,6 +13,7 @@ from rewrite.ir.notes import MEMBER, OWN, SUM
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.find_heads import find_layers
 from rewrite.rules.flatten_sums import Terms, residual_sums
+from rewrite.rules.head_uses import with_uses
 from rewrite.rules.heads import Attention
 from rewrite.rules.split_experts import Mixture, find_mixtures
 
@@ -180,6 +181,9 @@ def _region(
         others = ", ".join(other.results[0].name for other in inside if other is not layer)
         notes.append(f"heads not split: {output.name} also contains {others}")
         layer = None
+    if layer is not None:
+        layer, note = with_uses(flow, layer, behind)
+        notes += [note] if note else []
     if layer is None:
         read = _reads(flow, nodes, stops, output)
         return Region(output, frozenset(nodes), tuple(("", node) for node in read)), notes

@@ -12,8 +12,8 @@ sum of the z_h at their places and zeros elsewhere; what follows is a part of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -99,7 +99,8 @@ class Attention:
     that holds them (mostly one; two where a head takes the difference of two patterns).
     `section` leads from the entries (included) to the value that the layer writes.  If the
     heads are `side_by_side`, there is neither: they stand on that axis of `joined`, with
-    `features` whose are whose.
+    `features` whose are whose.  `beside` are the ports of further places at which the layer
+    reads queries, keys and values (`rewrite.rules.head_uses`).
     """
 
     cores: tuple[tuple[Core, HeadAxis], ...]
@@ -108,6 +109,7 @@ class Attention:
     joined: fx.Node | None = None
     side_by_side: int | None = None
     features: tuple[tuple[int, ...], ...] = ()
+    beside: Mapping[tuple[fx.Node, int], str] = field(default_factory=dict)
 
     @property
     def heads(self) -> int:
@@ -116,8 +118,9 @@ class Attention:
 
     @property
     def ports(self) -> dict[tuple[fx.Node, int], str]:
-        """The operand positions that are q, k and v, of all cores."""
-        return {place: port for core, _ in self.cores for place, port in core.ports.items()}
+        """The operand positions that are q, k and v, of all cores and beside them."""
+        known = {place: port for core, _ in self.cores for place, port in core.ports.items()}
+        return known | dict(self.beside)
 
     @property
     def results(self) -> tuple[fx.Node, ...]:

@@ -472,6 +472,89 @@ class LinearAttention(Attends):
         return (F.elu(q) + 1) @ ((F.elu(k) + 1).transpose(-1, -2) @ v)
 
 
+class LinearNormalised(Attends):
+    """Linear attention, divided by what queries and keys add up to."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        return (q @ (k.transpose(-1, -2) @ v)) / self.norm(q, k)
+
+    def norm(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.sum(2, keepdim=True).transpose(-1, -2)
+
+
+class LinearEinsum(LinearNormalised):
+    """The same by einsum, multiplied."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = q.softmax(-1), k.exp()
+        z = 1 / (torch.einsum("bhnd,bhd->bhn", q, k.sum(-2)) + 1e-6)
+        return torch.einsum("bhnd,bhde,bhn->bhne", q, torch.einsum("bhnd,bhne->bhde", k, v), z)
+
+
+class LinearMasked(LinearNormalised):
+    """A normaliser by entrywise products."""
+
+    def norm(self, q: Tensor, k: Tensor) -> Tensor:
+        return (q * k.mean(2, keepdim=True)).sum(-1, keepdim=True) + 0.1
+
+
+class NormOfKeys(LinearNormalised):
+    """A normaliser of keys alone."""
+
+    def norm(self, q: Tensor, k: Tensor) -> Tensor:
+        return k.sum((2, 3), keepdim=True)
+
+
+class Quadratic(LinearNormalised):
+    """All weights, and the same normaliser."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = q.relu() + 0.1, k.relu() + 0.1
+        return (q @ k.transpose(-1, -2)) @ v / self.norm(q, k)
+
+
+class QueryAdded(Attends):
+    """What was asked is added to what was found."""
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q + F.scaled_dot_product_attention(q, k, v)
+
+
+class LinearFused(LinearNormalised):
+    """The same from one product for queries, keys and values where these are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        made = [self.qkv(x) for x in ([q] if q is k is v else [q, k, v])]
+        q, k, v = (self.apart(x.chunk(3, -1)[i]) for i, x in enumerate(made * (3 // len(made))))
+        return self.project(self.joined(self.attended(q, k, v)))
+
+
+class QueryGated(Attends):
+    """A gate by its own half of the product that makes queries: no use of the query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, gate = self.q(q).chunk(2, -1)
+        z = self.attended(self.apart(q), self.apart(self.k(k)), self.apart(self.v(v)))
+        return self.o(self.joined(z) * gate.sigmoid())
+
+
+class OneForBoth(LinearNormalised):
+    """Queries that are the keys too."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, v = F.elu(self.apart(self.q(q))) + 1, self.apart(self.v(v))
+        return self.project(self.joined(q @ (q.mT @ v) / self.norm(q, q)))
+
+
 class Talking(Attends):
     """Scores and patterns of heads are mixed (CaiT)."""
 
@@ -505,7 +588,8 @@ class Additive(Attends):
 
 WEIGHTS: tuple[type[Attends], ...] = (
     ExpOverSum, LogSoftmax, Sigmoid, Normalised, Sunk, DividedAfterwards, KeysFirst, OneKey,
-    LinearAttention,
+    LinearAttention, LinearNormalised, LinearEinsum, LinearMasked, NormOfKeys, Quadratic,
+    QueryAdded, LinearFused,
 )
 
 

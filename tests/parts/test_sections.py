@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import rewrite as rw
+from rewrite.errors import HypothesisError
 from tests.parts.attending import (
     HEADS,
     SECTIONS,
@@ -14,7 +15,11 @@ from tests.parts.attending import (
     Additive,
     Attends,
     CausalLinear,
+    LinearNormalised,
     Net,
+    OneForBoth,
+    Quadratic,
+    QueryGated,
     Talking,
 )
 from tests.zoo import trace
@@ -41,7 +46,30 @@ def test_heads_and_their_direct_edges(kind: type[Attends]) -> None:
                          model.by_port(head, later, port, clean, corrupt))
 
 
+def test_a_gate_is_no_query() -> None:
+    """It comes from the same product, by features of its own: a reading beside q."""
+    torch.manual_seed(0)
+    model = Net(QueryGated).double().eval()
+    clean, corrupt = torch.randn(2, 3, 12, WIDTH, dtype=torch.float64)
+    parts = trace(model, {"x": clean}).components()
+    wanted = model.by_port(0, 1, "q", clean, corrupt)
+    _assert_path(parts, "a0.h0 -> a1.h1.q -> output | a0.h0 -> a1.h1.gate -> output",
+                 clean, corrupt, wanted)
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h0 -> a1.h1.q -> output"}))
+    found = exp(clean={"x": clean}, corrupt={"x": corrupt})
+    assert (found - wanted).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("kind", [Quadratic, LinearNormalised])
+def test_keys_that_are_read_twice_have_no_hops(kind: type[Attends]) -> None:
+    parts = trace(Net(kind).eval(), {"x": torch.randn(4, 12, WIDTH)}).components()
+    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h0.k[-1] -> output"}))
+    with pytest.raises(HypothesisError, match="has no hops"):
+        exp(clean={"x": torch.randn(1, 12, WIDTH)}, corrupt={"x": torch.randn(1, 12, WIDTH)})
+
+
 @pytest.mark.parametrize(("kind", "seen"), [
+    (OneForBoth, "beside the cores, which is the k and the q of the heads"),
     (Talking, "mixes the scores or patterns of several heads"),
     (CausalLinear, "tokens read each other at cumsum"),
     (Additive, "attends, but its queries and keys cannot be told apart"),
