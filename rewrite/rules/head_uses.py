@@ -51,7 +51,7 @@ def with_uses(
 
 @dataclass
 class _Uses:
-    """What is computed of a port alone: behind a product in front of it, or what enters there."""
+    """What is computed of a port: `values` are behind a product, `last` behind the last one."""
 
     flow: Flow
     layer: Attention
@@ -62,6 +62,7 @@ class _Uses:
         for (node, index), port in self.layer.ports.items():
             self.entries.setdefault(port, []).append(args(node)[index])
         self.values = {port: self._made(entries) for port, entries in self.entries.items()}
+        self.last = {port: self._last(entries) for port, entries in self.entries.items()}
 
     def known(self, node: fx.Node, operand: fx.Node) -> bool:
         """Whether an operand enters by a port of a core."""
@@ -72,8 +73,8 @@ class _Uses:
         ports = [port for port, values in self.values.items() if operand in values]
         if not ports:
             return None
-        if self.flow.contracts(node):  # a projection of its own
-            return []
+        if self.flow.contracts(node):  # what is multiplied again on the way to a core is no query
+            ports = [port for port in ports if operand in self.last[port]]
         return [port for port in ports if self._meets(port, operand, _indices(node))]
 
     def _made(self, entries: Sequence[fx.Node]) -> set[fx.Node]:
@@ -83,6 +84,19 @@ class _Uses:
             if self.flow.contracts(node) or any(o in found for o in node.all_input_nodes):
                 found.add(node)
         return found - self.stops
+
+    def _last(self, entries: Sequence[fx.Node]) -> set[fx.Node]:
+        found, stack = set[fx.Node](), list(entries)
+        while stack:
+            node = stack.pop()
+            if node not in found | self.stops:
+                found.add(node)
+                stack += [] if self.flow.contracts(node) else self.flow.operands(node)
+        made = {node for node in found if self.flow.contracts(node)}
+        for node in sorted(found, key=self.flow.order.__getitem__):
+            if not made.isdisjoint(node.all_input_nodes):
+                made.add(node)
+        return made
 
     def _meets(self, port: str, value: fx.Node, wanted: Indices) -> bool:
         """Whether a port reads some of what a slice of a value holds."""

@@ -521,6 +521,17 @@ class QueryAdded(Attends):
         return q + F.scaled_dot_product_attention(q, k, v)
 
 
+class ValueConvolved(Attends):
+    """Values enter once more, by a convolution of each feature over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(HEADS, HEADS, (3, 1), padding=(1, 0), groups=HEADS, bias=False)
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v) + self.conv(v)
+
+
 class LinearFused(LinearNormalised):
     """The same from one product for queries, keys and values where these are one."""
 
@@ -589,7 +600,7 @@ class Additive(Attends):
 WEIGHTS: tuple[type[Attends], ...] = (
     ExpOverSum, LogSoftmax, Sigmoid, Normalised, Sunk, DividedAfterwards, KeysFirst, OneKey,
     LinearAttention, LinearNormalised, LinearEinsum, LinearMasked, NormOfKeys, Quadratic,
-    QueryAdded, LinearFused,
+    QueryAdded, ValueConvolved, LinearFused,
 )
 
 
