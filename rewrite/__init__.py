@@ -4,8 +4,6 @@ Assign runs to paths, rewrite the graph so that each edge can receive from a dif
 recompile, execute, measure, draw.
 """
 
-from rewrite import rules as _rules
-from rewrite.border import guard as _guard
 from rewrite.discover import (
     Completeness,
     Minimality,
@@ -97,7 +95,3 @@ __all__ = [
     "token_effects",
     "trace",
 ]
-
-_guard(vars(_rules), _rules.__all__, "rw.rules.")
-_guard(vars(match), match.__all__, "rw.match.")
-_guard(globals(), __all__, "rw.")

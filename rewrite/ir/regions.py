@@ -200,10 +200,7 @@ def unfold(
     return result
 
 
-def extract(
-    graph: Graph, inputs: str | fx.Node | Sequence[str | fx.Node] | None,
-    outputs: str | fx.Node | Sequence[str | fx.Node],
-) -> Graph:
+def extract(graph: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[str]) -> Graph:
     """See `Graph.extract`."""
     from rewrite.ir.graph import OutputSpec
 

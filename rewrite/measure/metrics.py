@@ -401,33 +401,6 @@ def metric(name: str, **options: Any) -> Metric:
     return METRICS[name](**options)
 
 
-Measure = Metric | str | type[Metric] | Callable[[Any, Any, Batch], Tensor]
-"""What is taken for a metric: one, its name, its class, or the function of a custom one."""
-
-
-def as_metric(given: Measure) -> Metric:
-    """A metric by its name or class, or what a function computes; a metric stays as it is.
-
-    >>> as_metric(kl_divergence) == as_metric("kl_divergence")
-    True
-    >>> as_metric(lambda reference, hypothesis, batch: reference.logits[:, -1, 0])
-    custom('custom')
-
-    Raises DataError for anything else, and UnknownName for a name that does not exist.
-    """
-    if isinstance(given, Metric):
-        return given
-    if isinstance(given, str):
-        return metric(given)
-    if isinstance(given, type) and issubclass(given, tuple(METRICS.values())):
-        return given()
-    if isinstance(given, type) or not callable(given):
-        raise DataError("say what to measure: a metric such as rw.logit_diff(), its name, or a "
-                        f"function of (reference, hypothesis, batch); found {given!r}")
-    name = getattr(given, "__name__", "")
-    return custom(given, name if name.isidentifier() and name not in METRICS else "custom")
-
-
 def _check_mask(mask: str | None, position: Position) -> None:
     if mask is not None and position != "all":
         raise DataError(f"mask={mask!r} chooses among all tokens; write position='all' with it")
@@ -435,14 +408,10 @@ def _check_mask(mask: str | None, position: Position) -> None:
 
 def _same(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
     """Whether two labels hold the same tokens, `[batch]`."""
-    return _within(left, right) & _within(right, left)
-
-
-def _within(label: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """Whether the tokens of a label are among those of another one."""
-    (ids, kept), (others, real) = label, other
-    found = ((ids[:, :, None] == others[:, None]) & real[:, None]).any(-1)
-    return (found | ~kept).all(-1)
+    sides = [{(i, t) for i, row in enumerate(ids.masked_fill(~kept, IGNORED).tolist())
+              for t in row if t != IGNORED} for ids, kept in (left, right)]
+    apart = {i for i, _ in sides[0] ^ sides[1]}
+    return torch.tensor([i not in apart for i in range(len(left[0]))])
 
 
 def _kl(reference: Tensor, hypothesis: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor, fx
 
 from rewrite.errors import InputError
 from rewrite.ir.dag import Motion
-from rewrite.ir.flow import shape
+from rewrite.ir.flow import args, shape
 from rewrite.ir.values import devices
+from rewrite.parts.regions import Region
+from rewrite.parts.rowwise import keeps_tokens
 from rewrite.symbolic.cost import hints_for
 
 if TYPE_CHECKING:
@@ -27,14 +29,24 @@ class PartsMotion(Motion):
     parts: Components
 
     def keeps_positions(self, part: str) -> bool:
-        """Heads read others by their keys and values alone; of all other parts it is proved."""
+        """Heads read others by their keys and values alone, and token j by key j: it is proved."""
         component = self.parts.components.get(self.parts.owner(part)[0])
         if component is None:
             return False
         region = component.region
         if region is not None and region.layer is not None and component.heads:
-            return region.layer.side_by_side != 1
+            return self._keeps_tokens(component.short, region)
         return self.parts.rowwise(part)
+
+    def _keeps_tokens(self, name: str, region: Region) -> bool:
+        key, layer, cut = (name, "tokens"), region.layer, self.parts.cut
+        if key not in self.parts.kept:
+            assert layer is not None
+            entries = {(node, args(node)[i]) for (node, i), port in layer.ports.items()
+                       if port in ("k", "v")}
+            self.parts.kept[key] = layer.side_by_side != 1 and keeps_tokens(
+                cut.flow, region.output, cut.written - {region.output}, entries)
+        return self.parts.kept[key]
 
     def looks_ahead(self) -> bool:
         """Whether a layer of attention reads later tokens: measured by changing the second half.

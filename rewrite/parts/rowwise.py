@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class Row(int):
 
 Asked = dict[int, Row]  # by axis; at most one
 Question = tuple[fx.Node, Asked]
+Entry = tuple[fx.Node, fx.Node]  # a node and an operand of it
 
 
 def positions(flow: Flow, node: fx.Node) -> tuple[int, Any] | None:
@@ -113,10 +114,28 @@ def is_batchwise(flow: Flow, output: fx.Node, leaves: Iterable[fx.Node]) -> bool
     return _stop(rows, output, 0, leaves) is None
 
 
+def keeps_tokens(
+    flow: Flow, output: fx.Node, leaves: Iterable[fx.Node], entries: Collection[Entry]
+) -> bool:
+    """Whether row i of an attention layer is that of query i, and key j that of token j.
+
+    `entries` are the operands of nodes at which keys and values enter.
+    """
+    place = positions(flow, output)
+    rows = None if place is None else _Rows(flow, place[1])
+    return place is not None and rows is not None and (
+        _stop(rows, output, place[0], leaves, entries) is None) and all(
+        entry in leaves or is_rowwise(flow, entry, leaves) for _, entry in entries)
+
+
 def _stop(
-    rows: _Rows, output: fx.Node, axis: int, leaves: Iterable[fx.Node]
+    rows: _Rows, output: fx.Node, axis: int, leaves: Iterable[fx.Node],
+    beyond: Collection[Entry] = (),
 ) -> fx.Node | None:
-    """The first node at which a question has no answer; None if all have one."""
+    """The first node at which a question has no answer; None if all have one.
+
+    Nothing is asked of operands `beyond`.
+    """
     stops, seen = set(leaves) - {output}, set()
     stack: list[Question] = [(output, {axis: Row()})]
     while stack:
@@ -128,7 +147,7 @@ def _stop(
         before = rows.own(node, asked) if node in stops else rows.before(node, asked)
         if before is None:
             return node
-        stack += before
+        stack += [each for each in before if (node, each[0]) not in beyond]
     return None
 
 

@@ -144,7 +144,7 @@ def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ..
 def _moves(wiring: Wiring, parts: Sequence[Pattern]) -> Motion:
     """Symbols that hop and symbols that blur positions, as far as some patterns ask."""
     if any(isinstance(part, Within) for part in parts):
-        return Motion(wiring.hops, wiring.blurs, wiring.dag.motion.looks_ahead())
+        return Motion(wiring.hops & ~wiring.blurs, wiring.blurs, wiring.dag.motion.looks_ahead())
     if any(isinstance(part, Name) and (part.at or part.port_at) for part in parts):
         return Motion(wiring.hops)
     return Motion()

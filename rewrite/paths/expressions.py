@@ -198,7 +198,8 @@ class Expressions:
         """
         seen = self._any if letters is None else letters
         here = (low is None or low <= 0) and (high is None or high > 0)
-        if not self.letters(body) & seen & self._motion.hops:  # no hop adds up to 0
+        moves = self._motion.hops | self._motion.blurs
+        if not self.letters(body) & seen & moves:  # no hop adds up to 0
             return body if here else self.none
         if not self._motion.ahead:
             if low is not None and low > 0:

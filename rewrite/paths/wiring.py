@@ -173,12 +173,12 @@ class Wiring:
 
     @cached_property
     def blurs(self) -> int:
-        """Symbols that mix positions by other means than hops."""
+        """Symbols that mix positions by other means than hops, or hop by unknown numbers."""
         keeps = self.dag.motion.keeps_positions
         blurred = (node for node in self.dag.nodes if isinstance(node, Part)
                    and not keeps(node.name))
         return reduce(or_, (self.bits[s] for node in blurred for s in symbols_of(node)),
-                      0) & ~self.hops
+                      0)
 
     def expressions(self, letters: Letters) -> Expressions:
         """The store for letters of this number that move like these."""

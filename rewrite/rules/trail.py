@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, overload
 import pandas as pd
 from torch import fx
 
-from rewrite.errors import RuleError
 from rewrite.ir.diff import Diff, diff
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Trail(Sequence[Step]):
         from rewrite.rules.engine import rewrite
 
         if not 0 <= steps <= len(self.steps):
-            raise RuleError(f"the trail has {len(self.steps)} steps, asked for {steps}")
+            raise IndexError(f"the trail has {len(self.steps)} steps, asked for {steps}")
         return rewrite(self.start, self.rules, self.at, limit=self.limit, steps=steps)
 
     def graphs(self) -> Iterator[Graph]:

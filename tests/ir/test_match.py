@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import rewrite as rw
-from rewrite.errors import ArgumentError, MatchError
+from rewrite.errors import MatchError
 from rewrite.ir import match as m
 from tests.ir.random_graphs import graphs, random_graph
 from tests.zoo import traced
@@ -151,20 +151,16 @@ def test_components() -> None:
     (lambda g: g.expect(m.everything, 0), r"selects \d+ nodes, 0 expected: .*, \.\.\."),
     (lambda g: g.find(m.shape("bacth", 4)), "no size of an input is called 'bacth'; "
                                             "did you mean batch"),
-    (lambda g: g.find(m.shape("batch+", 4)), "'batch\\+' is not a size"),
+    (lambda g: g.find(m.shape("batch+", 4)), "no size of an input is called"),
     (lambda g: m.shape(..., 4, ...), r"shape\(..., 4, ...\): ... may stand once"),
     (lambda g: m.regex("(a"), r"regex\('\(a'\) cannot be read"),
     (lambda g: m.kind("heads"), r"kind\('heads'\): did you mean head"),
+    (lambda g: g.find(3), 'found int 3: write "a5.h\\*"'),
     (lambda g: m.op("add") & 3, "found int 3"),
 ])
 def test_errors(net: rw.Graph, ask: Any, message: str) -> None:
     with pytest.raises(MatchError, match=message):
         ask(net)
-
-
-def test_what_is_no_match(net: rw.Graph) -> None:
-    with pytest.raises(ArgumentError, match="a Match or a text, found the int 3"):
-        net.find(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_match_is_a_value() -> None:

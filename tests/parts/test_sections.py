@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rewrite as rw
-from rewrite.errors import HypothesisError
+from rewrite.errors import PathError
 from tests.parts.attending import (
     HEADS,
     SECTIONS,
@@ -15,12 +15,20 @@ from tests.parts.attending import (
     Additive,
     Attends,
     CausalLinear,
+    Interleaved,
     LinearNormalised,
     Net,
     OneForBoth,
+    OpenClip,
+    PaddedAfter,
     Quadratic,
     QueryGated,
+    Scattered,
+    Selected,
+    Shuffled,
+    SwinBlock,
     Talking,
+    Windows,
 )
 from tests.zoo import trace
 
@@ -60,11 +68,35 @@ def test_a_gate_is_no_query() -> None:
     assert (found - wanted).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("kind", [Quadratic, LinearNormalised])
-def test_keys_that_are_read_twice_have_no_hops(kind: type[Attends]) -> None:
+@pytest.mark.parametrize("kind", [Attends, Interleaved, OpenClip])
+def test_windows_of_heads(kind: type[Attends]) -> None:
+    """What a head reads one token back, against values changed one token at a time."""
+    torch.manual_seed(0)
+    model = Net(kind).double().eval()
+    clean, corrupt = torch.randn(2, 3, 12, WIDTH, dtype=torch.float64)
+    parts = trace(model, {"x": clean}).components()
+    first = model.blocks[0]
+    only = first.attention.only(0)
+    new, old = (first.norm(model.read(first, x)) for x in (clean, corrupt))
+    change = torch.zeros_like(old)
+    with torch.no_grad():
+        for at in range(11):
+            values = old.clone()
+            values[:, at] = new[:, at]
+            change[:, at + 1] = (only(old, old, values) - only(old, old, old))[:, at + 1]
+        wanted = model.unembed(model.norm(model.read(model.norm, corrupt) + change))
+        _assert_path(parts, "a0.h0.v[-1] -> output", clean, corrupt, wanted)
+
+
+@pytest.mark.parametrize("kind", [
+    Shuffled, Selected, Windows, SwinBlock, PaddedAfter, Scattered, Quadratic, LinearNormalised])
+@pytest.mark.parametrize("path", [
+    "a0.h0.k[-1] -> output", "a0.h0.v[0] -> output", "x -> ...[-1] -> a1.h1.q -> output"])
+def test_heads_that_move_tokens_have_no_windows(kind: type[Attends], path: str) -> None:
     parts = trace(Net(kind).eval(), {"x": torch.randn(4, 12, WIDTH)}).components()
-    exp = rw.expand(rw.Hypothesis(parts, {"clean": "a0.h0.k[-1] -> output"}))
-    with pytest.raises(HypothesisError, match="has no hops"):
+    assert parts.heads and not parts.dag.motion.keeps_positions("a0.h0")
+    with pytest.raises(PathError, match="a window cannot be followed through"):
+        exp = rw.expand(rw.Hypothesis(parts, {"clean": path}))
         exp(clean={"x": torch.randn(1, 12, WIDTH)}, corrupt={"x": torch.randn(1, 12, WIDTH)})
 
 

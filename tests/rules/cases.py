@@ -38,6 +38,7 @@ def reductions(r: Random) -> list[Case]:
     x, dim, keep = rand(2, 3, 4), r.choice([-1, 0, 1]), r.random() < 0.5
     return [
         (aten.softmax.int, x, dim), (aten._softmax.default, x, dim, False),
+        (aten._safe_softmax.default, x, dim),
         (aten.log_softmax.int, x, dim), (aten.cumsum.default, x, dim),
         (aten.layer_norm.default, x, [4], rand(4), rand(4)), (aten.layer_norm.default, x, [3, 4]),
         (aten.rms_norm.default, x, [4], rand(4)), (aten.mean.dim, x, [dim], keep),
