@@ -4,6 +4,8 @@ Assign runs to paths, rewrite the graph so that each edge can receive from a dif
 recompile, execute, measure, draw.
 """
 
+from rewrite import rules as _rules
+from rewrite.border import guard as _guard
 from rewrite.discover import (
     Completeness,
     Minimality,
@@ -95,3 +97,7 @@ __all__ = [
     "token_effects",
     "trace",
 ]
+
+_guard(vars(_rules), _rules.__all__, "rw.rules.")
+_guard(vars(match), match.__all__, "rw.match.")
+_guard(globals(), __all__, "rw.")

@@ -13,7 +13,7 @@ from rewrite.discover.candidates import Generator, changed, drop, important
 from rewrite.discover.measured import Options, side_by_side
 from rewrite.errors import PathError, UnknownName, near
 from rewrite.expand import Hypothesis
-from rewrite.measure import Estimate, Metric, Pairs
+from rewrite.measure import Estimate, Measure, Pairs
 from rewrite.paths import PathSet, count_paths
 
 RANKS = ("gain_per_path", "gain")
@@ -113,7 +113,7 @@ class Effects:
 
 
 def measured(
-    hypothesis: Hypothesis, found: Sequence[Change], pairs: Pairs, metric: Metric | str,
+    hypothesis: Hypothesis, found: Sequence[Change], pairs: Pairs, metric: Measure,
     *, tolerance: float, rank: str = "gain_per_path", against: Hypothesis | None = None,
     **options: Unpack[Options],
 ) -> Effects:

@@ -13,7 +13,7 @@ import pandas as pd
 from rewrite.discover.candidates import changed, important
 from rewrite.discover.measured import Measured, Options, side_by_side
 from rewrite.expand import Hypothesis
-from rewrite.measure import Estimate, Metric, Pairs
+from rewrite.measure import Estimate, Measure, Pairs
 from rewrite.paths import PathSet, count_paths
 
 
@@ -71,7 +71,7 @@ class Completeness:
 
 
 def completeness(
-    hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, **options: Unpack[Options]
+    hypothesis: Hypothesis, pairs: Pairs, metric: Measure, **options: Unpack[Options]
 ) -> Completeness:
     """How much the important paths explain, and how much all others explain without them.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rewrite.discover.changes import short
-from rewrite.errors import FileError, PathError
+from rewrite.errors import FileError, PathError, reading
 from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate
 from rewrite.parts import Components
@@ -142,10 +142,11 @@ class Refined:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], parts: Components) -> Refined:
         """Read what `to_dict` wrote, about a component graph."""
-        rows = tuple(Row.from_dict(row) for row in data["rows"])
-        found = Hypothesis(parts, {data["run"]: rows[-1].important}, data["default"])
-        return cls(found, rows, data["metric"], data["chosen_on"], data["held_out_on"],
-                   data["stopped"], data["identity"], tuple(data["notes"]))
+        with reading("a log of refining"):
+            rows = tuple(Row.from_dict(row) for row in data["rows"])
+            found = Hypothesis(parts, {data["run"]: rows[-1].important}, data["default"])
+            return cls(found, rows, data["metric"], data["chosen_on"], data["held_out_on"],
+                       data["stopped"], data["identity"], tuple(data["notes"]))
 
     def __str__(self) -> str:
         cells = [HEAD, *self._cells()]

@@ -11,7 +11,7 @@ import numpy as np
 from rewrite.discover.candidates import important
 from rewrite.errors import DataError, HypothesisError
 from rewrite.expand import Hypothesis
-from rewrite.measure import Estimate, Metric, Pairs
+from rewrite.measure import Estimate, Measure, Pairs
 from rewrite.measure.stats import ratios
 from rewrite.run import evaluate
 from rewrite.run.compiled import Compile
@@ -66,7 +66,7 @@ class Measured:
 
 
 def side_by_side(
-    hypotheses: Sequence[Hypothesis], pairs: Pairs, metric: Metric | str,
+    hypotheses: Sequence[Hypothesis], pairs: Pairs, metric: Measure,
     **options: Unpack[Options],
 ) -> Measured:
     """Run hypotheses about the reference run of the pairs, all in as few expansions as fit.
@@ -74,9 +74,6 @@ def side_by_side(
     Raises `DataError` where no metric is given or the runs do not differ in it, and
     `HypothesisError` where the important paths read another run than the reference.
     """
-    if not isinstance(metric, (str, Metric)):
-        raise DataError("say what to measure: a metric such as rw.logit_diff(), or its name; "
-                        f"found {metric!r}")
     for hypothesis in hypotheses:
         _ = important(hypothesis)
         run = next(iter(hypothesis.runs))

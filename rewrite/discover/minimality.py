@@ -19,7 +19,7 @@ from rewrite.discover.changes import Effect, Effects, changes, measured, short, 
 from rewrite.discover.measured import Options
 from rewrite.errors import DataError, HypothesisError, PathError
 from rewrite.expand import Hypothesis
-from rewrite.measure import Metric, Pairs
+from rewrite.measure import Measure, Pairs
 from rewrite.paths import count_paths
 
 PIECES = ("piece", "loss", "low", "high", "verdict", "fewer_paths", "paths")
@@ -96,7 +96,7 @@ class Refinements(Effects):
 
 
 def minimality(
-    hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, *, tolerance: float = 0.01,
+    hypothesis: Hypothesis, pairs: Pairs, metric: Measure, *, tolerance: float = 0.01,
     **options: Unpack[Options],
 ) -> Minimality:
     """What is lost when a piece of the hypothesis is dropped, one piece at a time.
@@ -126,7 +126,7 @@ def minimality(
 
 
 def refinements(
-    hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, *,
+    hypothesis: Hypothesis, pairs: Pairs, metric: Measure, *,
     candidates: Sequence[str | Generator] = REFINEMENTS, by: str = "gain_per_path",
     tolerance: float = 0.01, **options: Unpack[Options],
 ) -> Refinements:

@@ -22,7 +22,7 @@ from rewrite.discover.log import Refined, Row, read_rows, write_log
 from rewrite.discover.measured import Options, side_by_side
 from rewrite.errors import DataError
 from rewrite.expand import Hypothesis
-from rewrite.measure import Metric, Pairs
+from rewrite.measure import Measure, Metric, Pairs, as_metric
 from rewrite.paths import PathSet, count_paths
 from rewrite.run.record import digest_of_model, digest_of_pairs
 
@@ -32,7 +32,7 @@ NOTHING = "no candidate gains more than the tolerance"
 
 
 def refine(
-    hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, *, steps: int = 5,
+    hypothesis: Hypothesis, pairs: Pairs, metric: Measure, *, steps: int = 5,
     goal: float = 0.9, tolerance: float = 0.01, holdout: float = 0.5, seed: int = 0,
     candidates: Sequence[str | Generator] = REFINEMENTS, by: str = "gain_per_path",
     file: str | Path | None = None, **options: Unpack[Options],
@@ -62,6 +62,7 @@ def refine(
     `FileError` for the log of another session, and what `refinements` raises.
     """
     check_numbers(steps, goal, tolerance, holdout)
+    metric = as_metric(metric)
     train, test = halves(pairs, holdout, seed)
     by_name = generators(candidates)
     identity = {
@@ -88,7 +89,7 @@ class _Session:
     start: Hypothesis
     train: Pairs
     test: Pairs | None
-    metric: Metric | str
+    metric: Metric
     tolerance: float
     rank: str
     generators: Mapping[str, Generator]
@@ -182,6 +183,8 @@ def halves(pairs: Pairs, holdout: float, seed: int = 0) -> tuple[Pairs, Pairs | 
     """
     if holdout == 0:
         return pairs, None
+    if seed < 0:
+        raise DataError(f"a seed is 0 or more, found {seed}")
     out = round(holdout * len(pairs))
     if not 0 < out < len(pairs):
         raise DataError(f"of {len(pairs)} pairs, a share of {holdout} cannot be held out: give "

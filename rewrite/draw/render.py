@@ -16,7 +16,7 @@ def suffix_of(path: Path) -> str:
     """The format that a file name asks for; `FileError` for one that cannot be drawn."""
     if path.suffix.lower() not in SUFFIXES:
         raise FileError(f"{path} has the suffix {path.suffix!r}; pictures are drawn to "
-                        f"{', '.join(SUFFIXES)}, such as {path.with_suffix('.svg').name}")
+                        f"{', '.join(SUFFIXES)}, such as {path.stem or 'picture'}.svg")
     return SUFFIXES[path.suffix.lower()]
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from rewrite.expand.positions import first_of, groups_of, masks_for
 from rewrite.expand.product import Product, expand_dag
 from rewrite.expand.stack import build_stacked
 from rewrite.expand.stackable import Unstackable
-from rewrite.ir.graph import InputSpec
+from rewrite.ir.graph import InputSpec, told
 from rewrite.parts import Components
 from rewrite.parts.assemble import context_inputs
 from rewrite.symbolic.cost import Cost, hints_for, measured, where
@@ -143,17 +144,19 @@ class Expansion:
         return (*graph.inputs, *again * (len(self.runs) - 1), *masks)
 
     def __call__(
-        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Any]
+        self, positions: Mapping[str, Any] | None = None, **runs: Any
     ) -> Any:
-        return self._outputs(self.module(*self.arguments(runs, positions)))
+        with told(self.parts.graph, tensors_of(runs)):
+            return self._outputs(self.module(*self.arguments(runs, positions)))
 
     def run(
-        self, positions: Mapping[str, Any] | None = None, **runs: Mapping[str, Any]
+        self, positions: Mapping[str, Any] | None = None, **runs: Any
     ) -> Any:
         """The same as a call, by the stacked module where the model allows it: faster."""
         if self.not_stacked:
             return self(positions, **runs)
-        values = self.together(*self.all_arguments(runs, positions))
+        with told(self.parts.graph, tensors_of(runs)):
+            values = self.together(*self.all_arguments(runs, positions))
         count = len(self.hypotheses)
         apart = list(zip(*(value.chunk(count) for value in values), strict=True))
         return self._outputs(apart[0] if self.single else apart)
@@ -168,7 +171,7 @@ class Expansion:
         return groups_of(self.product, self.parts)
 
     def arguments(
-        self, runs: Mapping[str, Mapping[str, Any]], positions: Mapping[str, Any] | None = None
+        self, runs: Mapping[str, Any], positions: Mapping[str, Any] | None = None
     ) -> list[Tensor]:
         """The positional arguments of `module`; raises `InputError` for runs that do not fit.
 
@@ -198,7 +201,7 @@ class Expansion:
         return arguments + masks_for(self.places, runs[first], positions or {})
 
     def all_arguments(
-        self, runs: Mapping[str, Mapping[str, Any]], positions: Mapping[str, Any] | None = None
+        self, runs: Mapping[str, Any], positions: Mapping[str, Any] | None = None
     ) -> list[Any]:
         """The positional arguments of `together`: those of `module`, and where tails start.
 
@@ -224,7 +227,7 @@ class Expansion:
 
         return formula(self.product, latex)
 
-    def draw(self, path: Any = None, **options: Any) -> Any:
+    def draw(self, path: str | Path | None = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
         from rewrite.draw import draw
 
@@ -269,6 +272,12 @@ def expand(
     start = time.perf_counter()
     product = expand_dag(parts.dag, [h.automaton for h in hypotheses])
     return Expansion(hypotheses, product, reading, single, time.perf_counter() - start)
+
+
+def tensors_of(runs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of all runs."""
+    return {f"{run}.{name}": value for run, inputs in runs.items() if isinstance(inputs, Mapping)
+            for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _check_pair(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files.disk import read, write_toml
+from rewrite.kinds import kind_of, short
 from rewrite.measure import Metric, Pairs, metric
 from rewrite.parts import Components
 
@@ -43,13 +45,34 @@ def read_experiment(path: str | Path) -> Experiment:
     if not found or not all(isinstance(h, dict) and "runs" in h for h in found):
         raise FileError(f"{path} holds no hypothesis: it needs [hypothesis.1] and "
                         f"[hypothesis.1.runs]; found the keys {', '.join(data) or 'none'}")
-    test = data.get("test", {})
+    for number, each in data["hypothesis"].items():
+        where = f"[hypothesis.{number}]"
+        _typed(path, where, each, {"runs": dict[str, str], "default": str, "name": str})
+    _typed(path, "the file", data, {"test": dict, "model": dict})
+    test, about = data.get("test", {}), data.get("model", {})
+    _typed(path, "[test]", test, {"pairs": str, "metric": dict})
+    _typed(path, "[model]", about, {"name": str})
     pairs = None
     if "pairs" in test:
         pairs = Pairs.from_dict(read(path.parent / test["pairs"]))
-    measure = metric(**test["metric"]) if "metric" in test else None
-    model = data.get("model", {}).get("name")
-    return Experiment(model, tuple(found), pairs, measure)
+    measure = None
+    if "metric" in test:
+        _typed(path, "[test.metric]", test["metric"], {"name": str}, needed="name")
+        measure = metric(**test["metric"])
+    return Experiment(about.get("name"), tuple(found), pairs, measure)
+
+
+def _typed(
+    path: Path, where: str, table: Mapping[str, Any], wanted: Mapping[str, Any], needed: str = "",
+) -> None:
+    """Raise `FileError` for a key whose value is of another kind than it must be."""
+    if needed and needed not in table:
+        raise FileError(f"{path}: {where} needs {needed} = ...")
+    for key, hint in wanted.items():
+        kind = kind_of(hint)
+        if key in table and kind is not None and not kind.holds(table[key]):
+            raise FileError(f"{path}: {key} of {where} must be {kind.words}, found "
+                            f"{short(table[key])}")
 
 
 def write_experiment(

@@ -41,6 +41,9 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     data = read(path)
     kind = data.get("kind")
     about = _about(parts, data.get("model"), path) if kind == "refined" else None
+    if kind not in ("result", "results", "pairs", "sweep", "refined"):
+        raise FileError(f"{path} is JSON, but no result, sweep, pairs or log of refining: its "
+                        f"kind is {kind!r}")
     try:
         match kind:
             case "result":
@@ -51,12 +54,10 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
                 return Pairs.from_dict(data)
             case "sweep":
                 return Sweep.from_dict(data)
-            case "refined" if about:
-                return Refined.from_dict(data, about)
             case _:
-                raise FileError(f"{path} is JSON, but no result, sweep, pairs or log of "
-                                f"refining: its kind is {kind!r}")
-    except MALFORMED as error:
+                assert about is not None
+                return Refined.from_dict(data, about)
+    except (*MALFORMED, FileError) as error:
         raise FileError(f"{path} says that its kind is {kind!r}, and was written by another "
                         f"version, or edited: {lacking(error)}\nwrite it anew") from error
 

@@ -63,4 +63,4 @@ def save(
 def _suffix(path: Path, wanted: str, what: str) -> None:
     if path.suffix != wanted:
         raise FileError(f"{what} is saved as {wanted}, found {path.name!r}: "
-                        f"write {path.with_suffix(wanted).name!r}")
+                        f"write {(path.stem or 'name') + wanted!r}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ class Diff:
             marked += [*_signed("-", old or ""), *_signed("+", f"{new}{note}")]
         return marked
 
-    def draw(self, path: Any = None, **options: Any) -> Any:
+    def draw(self, path: str | Path | None = None, **options: Any) -> Any:
         """Draw both graphs in one picture to SVG, PNG, PDF or DOT by suffix."""
         from rewrite.draw import draw
 

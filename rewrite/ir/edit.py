@@ -77,7 +77,7 @@ class Edit:
                 with suppress(SurgeryError):  # of a function that needs values, nothing is known
                     node.meta["val"] = self.value(node, node)
 
-    def node(self, name: str) -> fx.Node:
+    def node(self, name: str | fx.Node) -> fx.Node:
         """The node called `name`."""
         return find.get(self.nodes, name)
 
@@ -112,9 +112,11 @@ class Edit:
 
         `alike`: the function is known to return the shape and type of `origin`.
         """
-        if not callable(function):
+        named = hasattr(function, "__name__") or isinstance(function, torch.nn.Module)
+        if not callable(function) or not named:
             raise SurgeryError(f"what is to be called at {origin.name!r} is a "
-                               f"{type(function).__name__}, no function or module")
+                               f"{type(function).__name__}, no function or module: "
+                               "write lambda value: ...")
         if isinstance(function, torch.nn.Module):
             target: Any = self.place(function, name or f"{origin.name}_new", name is not None)
             new = self.nodes.create_node("call_module", target, args, dict(kwargs or {}), name)
@@ -198,6 +200,8 @@ class Edit:
         What only the nodes `gone` use may be put aside for it.
         """
         name, count = wish, 0
+        if not name.isprintable():
+            raise SurgeryError(f"a name is on one line and printable, found {name!r}")
         if exact and self._taken(name, gone):
             raise SurgeryError(f"{self.graph.name} uses a module or weight called {name!r}: "
                                "choose another one by name=...")

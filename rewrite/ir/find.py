@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHOWN = 8
 
 
-def get(graph: fx.Graph, name: str) -> fx.Node:
+def get(graph: fx.Graph, name: str | fx.Node) -> fx.Node:
     """The node called `name`; dots and underscores are the same (`a5.h3` is `a5_h3`)."""
     if isinstance(name, fx.Node):
         name = name.name
@@ -50,14 +50,14 @@ def expect(graph: Graph, what: Match | str, n: int | None) -> tuple[str, ...]:
                      f"{f': {names}' if names else ''}{f'; {hint}' if hint else ''}")
 
 
-def relatives(graph: Graph, name: str, before: bool) -> tuple[str, ...]:
+def relatives(graph: Graph, name: str | fx.Node, before: bool) -> tuple[str, ...]:
     """See `Graph.ancestors` and `Graph.descendants`."""
     node = get(graph.module.graph, name)
     return find(graph, (ancestors_of if before else descendants_of)(node.name))
 
 
 def paths_between(
-    graph: fx.Graph, start: str, end: str, limit: int = 1000
+    graph: fx.Graph, start: str | fx.Node, end: str | fx.Node, limit: int = 1000
 ) -> list[tuple[str, ...]]:
     """Up to `limit` paths of node names from `start` to `end`, walking back from `end`."""
     first, last = get(graph, start), get(graph, end)

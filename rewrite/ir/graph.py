@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +18,9 @@ from rewrite.ir.methods import Editing, Selecting
 from rewrite.ir.nested import Place, unnested
 from rewrite.ir.size_text import unmet
 from rewrite.ir.values import attribute
+
+if TYPE_CHECKING:
+    from rewrite.rules.engine import At, Rule
 
 Dim = int | str
 
@@ -78,18 +83,9 @@ class Graph(Selecting, Editing):
 
     def flat(self, *args: Any, **inputs: Any) -> tuple[Tensor, ...]:
         """The output tensors, in the order of `outputs.names`."""
-        given = self.given(self._in_order(args) | inputs)
-        try:
+        given = self.given(in_order(self, args) | inputs)
+        with told(self, given):
             return self.module(*(given[spec.name] for spec in self.inputs))
-        except (RuntimeError, IndexError) as error:
-            if changed := _changed(self._weights):
-                raise InputError(f"{self.name}: {changed}") from error
-            if isinstance(error, IndexError) or "out of bounds" in str(error):
-                shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
-                raise InputError(f"{self.name} fails on {shapes}: {error}; an input holds a number "
-                                 "for which a table of the model has no row, or is longer than "
-                                 "its table of positions") from error
-            raise
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -106,17 +102,6 @@ class Graph(Selecting, Editing):
                 found.append((str(node.target), seen.dtype, tensor))
         # Conversion of a model puts new buffers in place of the old ones, which a graph keeps.
         return tuple(w for w in found if isinstance(w[2], torch.nn.Parameter)) or tuple(found)
-
-    def _in_order(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        """Inputs that are given by position: a dict of them, or tensors in order."""
-        if len(args) == 1 and isinstance(args[0], Mapping):
-            return dict(args[0])
-        names = [spec.name for spec in self.inputs]
-        if len(args) > len(names) or not all(isinstance(value, Tensor) for value in args):
-            call = ", ".join(f"{format(Place(name))}=..." for name in names)
-            raise InputError(f"{self.name} takes tensors by name, {self.name}({call}), found "
-                             f"{', '.join(type(value).__name__ for value in args)}")
-        return dict(zip(names, args, strict=False))
 
     def given(self, inputs: Mapping[str, Any], who: str = "") -> dict[str, Tensor]:
         """The tensors in `inputs`, by the names of the graph's own; raises `InputError`.
@@ -143,7 +128,7 @@ class Graph(Selecting, Editing):
         self.check(found, who)
         return found
 
-    def check(self, inputs: Mapping[str, Tensor], who: str = "") -> dict[str, int]:
+    def check(self, inputs: Mapping[str, Any], who: str = "") -> dict[str, int]:
         """Raise `InputError` unless `inputs` fit; returns the sizes of the named dimensions."""
         names = [spec.name for spec in self.inputs]
         where = f"{self.name}{f' ({who})' if who else ''}"
@@ -212,7 +197,7 @@ class Graph(Selecting, Editing):
         return self.bind(self, weights, inputs)
 
     def components(
-        self, sources: tuple[str, ...] | None = None, granularity: str | None = None
+        self, sources: str | Sequence[str] | None = None, granularity: str | None = None
     ) -> Any:
         """The component graph: embedding, heads with q/k/v ports, MLPs, logits, by name.
 
@@ -225,11 +210,15 @@ class Graph(Selecting, Editing):
 
         return components(self, sources, granularity)
 
-    def rewrite(self, rules: Any, at: Any = None, **options: Any) -> Graph:
+    def rewrite(
+        self, rules: Rule | Iterable[Rule], at: At = None, *, limit: int = 1000,
+        steps: int | None = None,
+    ) -> Graph:
         """The graph after rules have been applied to it until none fires (see `rw.rule`).
 
-        `at` restricts them to some nodes: a name, or a matcher of `rw.match`.  The result's
-        `trail` tells each step.
+        `at` restricts them to some nodes: a name, or a matcher of `rw.match`.  `steps` stops
+        after so many steps, and `limit` is how many may follow on each other's results.  The
+        result's `trail` tells each step.
 
         >>> import rewrite as rw
         >>> graph = rw.trace(torch.nn.GELU().eval(), inputs={"input": torch.ones(3, 2)})
@@ -238,7 +227,7 @@ class Graph(Selecting, Editing):
         """
         from rewrite.rules.engine import rewrite
 
-        return rewrite(self, rules, at, **options)
+        return rewrite(self, rules, at, limit=limit, steps=steps)
 
     def text(self) -> str:
         """The graph as a stable text, which `rw.from_text(text, weights)` reads back."""
@@ -258,7 +247,7 @@ class Graph(Selecting, Editing):
 
         return diff(self, after)
 
-    def draw(self, path: Any = None, **options: Any) -> Any:
+    def draw(self, path: str | Path | None = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
         from rewrite.draw import draw
 
@@ -268,6 +257,38 @@ class Graph(Selecting, Editing):
         from rewrite.draw import svg
 
         return svg(self)
+
+
+def in_order(graph: Graph, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Inputs that are given by position: a dict of them, or tensors in order."""
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        return dict(args[0])
+    names = [spec.name for spec in graph.inputs]
+    if len(args) > len(names) or not all(isinstance(value, Tensor) for value in args):
+        call = ", ".join(f"{format(Place(name))}=..." for name in names)
+        raise InputError(f"{graph.name} takes tensors by name, {graph.name}({call}), found "
+                         f"{', '.join(type(value).__name__ for value in args)}")
+    return dict(zip(names, args, strict=False))
+
+
+@contextmanager
+def told(graph: Graph, given: Mapping[str, Any]) -> Iterator[None]:
+    """What operators raise about inputs that look right is an `InputError`."""
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if changed := _changed(graph._weights):
+            raise InputError(f"{graph.name}: {changed}") from error
+        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
+        if isinstance(error, IndexError) or "out of bounds" in str(error):
+            raise InputError(f"{graph.name} fails on {shapes}: {error}; an input holds a number "
+                             "for which a table of the model has no row, or is longer than "
+                             "its table of positions") from error
+        if any(value.numel() == 0 for value in tensors.values()):
+            raise InputError(f"{graph.name} fails on {shapes}: {error}; an input is empty, which "
+                             "the model cannot read: give at least one of each") from error
+        raise
 
 
 def _changed(weights: tuple[tuple[str, torch.dtype, Tensor], ...]) -> str | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Selecting:
     """Questions about nodes.  A text in place of a matcher is a name or a glob of names."""
 
-    def get(self: Graph, name: str) -> fx.Node:
+    def get(self: Graph, name: str | fx.Node) -> fx.Node:
         """The node called `name`; an unknown name is an error with near misses."""
         from rewrite.ir import find
 
@@ -65,20 +65,20 @@ did you mean a1.h3, a1.h2, a1.h1, a1.h0, a0.h3?
         """The only node that is selected.  Raises `MatchError` if there are more or none."""
         return self.get(self.expect(what, 1)[0])
 
-    def ancestors(self: Graph, name: str) -> tuple[str, ...]:
+    def ancestors(self: Graph, name: str | fx.Node) -> tuple[str, ...]:
         """Nodes that `name` depends on, inputs and weights included."""
         from rewrite.ir import find
 
         return find.relatives(self, name, before=True)
 
-    def descendants(self: Graph, name: str) -> tuple[str, ...]:
+    def descendants(self: Graph, name: str | fx.Node) -> tuple[str, ...]:
         """Nodes that depend on `name`."""
         from rewrite.ir import find
 
         return find.relatives(self, name, before=False)
 
     def paths_between(
-        self: Graph, start: str, end: str, limit: int = 1000
+        self: Graph, start: str | fx.Node, end: str | fx.Node, limit: int = 1000
     ) -> list[tuple[str, ...]]:
         """Up to `limit` paths of node names from `start` to `end`."""
         from rewrite.ir import find
@@ -146,7 +146,10 @@ class Editing:
 
         return surgery.rewire(self, reader, old, new, operand)
 
-    def cut(self: Graph, writer: str, reader: str, operand: int | str | None = None) -> Graph:
+    def cut(
+        self: Graph, writer: str, reader: str,
+        operand: int | str | None = None,
+    ) -> Graph:
         """The edge is gone: `reader` reads zeros where it reads `writer`.
 
         >>> parts.as_graph().cut("a1.h2", "a1.out").find("a1_h2")
@@ -157,7 +160,8 @@ class Editing:
         return surgery.cut(self, writer, reader, operand)
 
     def splice(
-        self: Graph, writer: str, reader: str, function: Callable[[Tensor], Tensor],
+        self: Graph, writer: str, reader: str,
+        function: Callable[[Tensor], Tensor],
         operand: int | str | None = None, name: str | None = None,
     ) -> Graph:
         """`reader` reads `function(writer)` where it reads `writer`; others read on as before.
@@ -203,7 +207,8 @@ class Editing:
         return surgery.freeze(self, name, value)
 
     def ablate(
-        self: Graph, name: str | Match, how: str | Tensor | float = "zero", *, at: Any = None,
+        self: Graph, name: str | Match, how: str | Tensor | float = "zero", *,
+        at: Any = None,
         inputs: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None,
         std: float = 1.0, seed: int = 0,
     ) -> Graph:
@@ -268,7 +273,8 @@ class Editing:
         return regions.inline(self, name)
 
     def extract(
-        self: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[str]
+        self: Graph, inputs: str | fx.Node | Sequence[str | fx.Node] | None,
+        outputs: str | fx.Node | Sequence[str | fx.Node],
     ) -> Graph:
         """The part that leads from the nodes `inputs` (None: the inputs) to `outputs`.
 

@@ -200,7 +200,10 @@ def unfold(
     return result
 
 
-def extract(graph: Graph, inputs: Sequence[str] | None, outputs: str | Sequence[str]) -> Graph:
+def extract(
+    graph: Graph, inputs: str | fx.Node | Sequence[str | fx.Node] | None,
+    outputs: str | fx.Node | Sequence[str | fx.Node],
+) -> Graph:
     """See `Graph.extract`."""
     from rewrite.ir.graph import OutputSpec
 

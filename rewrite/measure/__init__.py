@@ -1,7 +1,17 @@
 """Data, metrics, statistics and results of path patching experiments."""
 
 from .batch import Batch
-from .metrics import METRICS, Metric, custom, kl_divergence, logit_diff, loss_diff, metric
+from .metrics import (
+    METRICS,
+    Measure,
+    Metric,
+    as_metric,
+    custom,
+    kl_divergence,
+    logit_diff,
+    loss_diff,
+    metric,
+)
 from .pairs import Pairs
 from .result import Result, draw_ladder, ladder_table
 from .stats import Estimate, aue, bootstrap, explained
@@ -11,11 +21,13 @@ __all__ = [
     "METRICS",
     "Batch",
     "Estimate",
+    "Measure",
     "Metric",
     "Pairs",
     "Passage",
     "Result",
     "TokenEffects",
+    "as_metric",
     "aue",
     "bootstrap",
     "custom",

@@ -82,7 +82,11 @@ def as_positions(given: Mapping[str, Any] | None) -> dict[str, list[Tensor]]:
         if not name.isidentifier():
             raise DataError(f"a position is named like a Python variable, as in @END; "
                             f"found {name!r}")
-        found[name] = [torch.as_tensor(value) for value in values]
+        try:
+            found[name] = [torch.as_tensor(value) for value in values]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"@{name} must be given for each example: a position, a list of them "
+                            f"or a mask of its tokens: {error}") from error
         found[name] = [value if value.numel() else value.long() for value in found[name]]
         for i, value in enumerate(found[name]):
             if value.is_floating_point() or value.ndim > 1:

@@ -401,6 +401,33 @@ def metric(name: str, **options: Any) -> Metric:
     return METRICS[name](**options)
 
 
+Measure = Metric | str | type[Metric] | Callable[[Any, Any, Batch], Tensor]
+"""What is taken for a metric: one, its name, its class, or the function of a custom one."""
+
+
+def as_metric(given: Measure) -> Metric:
+    """A metric by its name or class, or what a function computes; a metric stays as it is.
+
+    >>> as_metric(kl_divergence) == as_metric("kl_divergence")
+    True
+    >>> as_metric(lambda reference, hypothesis, batch: reference.logits[:, -1, 0])
+    custom('custom')
+
+    Raises DataError for anything else, and UnknownName for a name that does not exist.
+    """
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, str):
+        return metric(given)
+    if isinstance(given, type) and issubclass(given, tuple(METRICS.values())):
+        return given()
+    if isinstance(given, type) or not callable(given):
+        raise DataError("say what to measure: a metric such as rw.logit_diff(), its name, or a "
+                        f"function of (reference, hypothesis, batch); found {given!r}")
+    name = getattr(given, "__name__", "")
+    return custom(given, name if name.isidentifier() and name not in METRICS else "custom")
+
+
 def _check_mask(mask: str | None, position: Position) -> None:
     if mask is not None and position != "all":
         raise DataError(f"mask={mask!r} chooses among all tokens; write position='all' with it")

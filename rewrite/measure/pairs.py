@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewrite.errors import DataError, FileError
+from rewrite.errors import DataError, FileError, reading
 
 from .batch import Batch
 from .check import as_labels, as_positions, check_runs, check_same
@@ -62,8 +62,8 @@ class Pairs:
     def from_text(
         cls,
         tokenizer: Tokenizer,
-        texts: Mapping[str, Sequence[str]],
-        answers: Mapping[str, Sequence[str | Sequence[str]]] | None = None,
+        texts: Mapping[str, Sequence[str] | str],
+        answers: Mapping[str, Sequence[str | Sequence[str]] | str] | None = None,
         reference: str = "clean",
         *,
         positions: Mapping[str, Sequence[Any]] | None = None,
@@ -131,6 +131,9 @@ class Pairs:
         """
         split: dict[str, list[dict[str, Tensor]]] = {}
         for run, inputs in runs.items():
+            if single := [name for name, value in inputs.items() if value.ndim == 0]:
+                raise DataError(f"input {single[0]!r} of run {run!r} is one number; its first "
+                                "axis must be the example")
             counts = {name: len(value) for name, value in inputs.items()}
             if len(set(counts.values())) != 1:
                 raise DataError(
@@ -217,6 +220,11 @@ class Pairs:
         """Read what `to_dict` wrote.  Raises FileError if it is something else."""
         if data.get("kind") != "pairs":
             raise FileError(f"expected kind 'pairs', found {data.get('kind')!r}")
+        with reading("pairs"):
+            return cls._read(data)
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> Pairs:
         records = data["examples"]
         if not records:
             raise DataError("there are no examples; write at least one")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rewrite.errors import DataError, FileError, MissingPackage
+from rewrite.errors import DataError, FileError, MissingPackage, reading
 
 from .attribution import attribution_columns, changes_of, draw_changes
 from .check import positions
 from .figures import draw_bars, draw_scatter
-from .stats import Effects, Estimate, as_effects, aue, explained
+from .stats import Effects, Estimate, as_array, as_effects, aue, explained
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,7 +64,7 @@ class Result:
 
     def __post_init__(self) -> None:
         for name in ("effects", "null_effects", "scores", "reference_scores"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or "effects" in name:
                 object.__setattr__(self, name, as_effects(getattr(self, name), name))
         index = _integers(np.arange(self.n) if self.index is None else self.index)
         object.__setattr__(self, "index", index)
@@ -194,6 +194,11 @@ class Result:
         """Read what `to_dict` wrote.  Raises FileError if it is something else."""
         if data.get("kind") != "result":
             raise FileError(f"expected kind 'result', found {data.get('kind')!r}")
+        with reading("a result"):
+            return cls._read(data)
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> Result:
         examples: list[dict[str, Any]] = data["examples"]
 
         def column(name: str) -> Any:
@@ -326,7 +331,12 @@ def data_frame(columns: Mapping[str, Any]) -> DataFrame:
 
 
 def _integers(values: Any) -> np.ndarray:
-    found = np.array(values, dtype=np.int64)
+    try:
+        found = as_array(values, np.int64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"an index is one whole number per example: {error}") from error
+    if found.ndim != 1:
+        raise DataError(f"an index is one whole number per example, found shape {found.shape}")
     found.setflags(write=False)
     return found
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from rewrite.errors import DataError
 
@@ -198,12 +199,20 @@ def explained(
     return bootstrap(both, _explained, draws=draws, seed=seed, level=level)
 
 
+def as_array(values: Any, dtype: Any) -> np.ndarray:
+    """A copy as an array, of a tensor too."""
+    return np.array(values.numpy(force=True) if isinstance(values, Tensor) else values, dtype)
+
+
 def as_effects(values: object, name: str = "effects") -> Effects:
     """Finite float64 values, one per example: a read-only copy.
 
     Raises DataError where they are not, and says which.
     """
-    array = np.array(values, dtype=np.float64)
+    try:
+        array = as_array(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must be one number per example: {error}") from error
     if array.ndim != 1 or array.size == 0:
         raise DataError(f"{name} must be one number per example, found shape {array.shape}")
     bad = np.flatnonzero(~np.isfinite(array))

@@ -15,6 +15,7 @@ from rewrite.errors import DataError
 
 from .check import positions
 from .result import data_frame
+from .stats import as_array
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,7 +53,11 @@ class Passage:
 
     def __post_init__(self) -> None:
         for name in ("reference", "hypothesis"):
-            losses = np.array(getattr(self, name), dtype=np.float64)
+            try:
+                losses = as_array(getattr(self, name), np.float64)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"example {self.index}: {name} must be losses [draw, token]: "
+                                f"{error}") from error
             losses.setflags(write=False)
             object.__setattr__(self, name, losses)
         shapes = self.reference.shape, self.hypothesis.shape

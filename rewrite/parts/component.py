@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from rewrite.errors import UnknownName, near
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
 from rewrite.ir.flow import Flow, shape
-from rewrite.ir.graph import Graph
+from rewrite.ir.graph import Graph, in_order, told
 from rewrite.ir.layout import CONTEXT_INPUTS, Layout, layout_of
 from rewrite.parts.motion import PartsMotion
 from rewrite.parts.names import Name, heads_per_key, name_regions
@@ -237,9 +238,10 @@ class Components:
 
         return split_module(self)
 
-    def __call__(self, **inputs: Tensor) -> Any:
-        given = self.graph.given(inputs)
-        values = self.module(*(given[spec.name] for spec in self.graph.inputs))
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        given = self.graph.given(in_order(self.graph, args) | inputs)
+        with told(self.graph, given):
+            values = self.module(*(given[spec.name] for spec in self.graph.inputs))
         return self.graph.outputs(values)
 
     def as_graph(self) -> Graph:
@@ -252,7 +254,7 @@ class Components:
 
         return formula(self, latex)
 
-    def draw(self, path: Any = None, **options: Any) -> Any:
+    def draw(self, path: str | Path | None = None, **options: Any) -> Any:
         """Draw to SVG, PNG, PDF or DOT by suffix (see `rewrite.draw`)."""
         from rewrite.draw import draw
 

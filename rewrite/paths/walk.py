@@ -13,6 +13,7 @@ from itertools import islice
 
 from rewrite.errors import PathError
 from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Source
+from rewrite.parts import Components
 from rewrite.paths.bind import BoundSet, bind
 from rewrite.paths.caret import point
 from rewrite.paths.pathset import PathSet, paths
@@ -21,8 +22,12 @@ from rewrite.paths.pattern import ITEM, Chain, Choice, Dots, Pattern, is_walk, j
 Visit = tuple[str, int]  # a node, and the state in which a path comes to it from its output
 
 
-def count_paths(path_set: PathSet | str, dag: Dag) -> int:
+def count_paths(
+    path_set: PathSet | str | Dag | Components, dag: PathSet | str | Dag | Components
+) -> int:
     """The exact number of paths from a source to an output that are in the set.
+
+    `dag` may be a component graph, and the two may be given in either order.
 
     A path is its sequence of edges; a sum that lists a writer twice counts it once.
 
@@ -34,9 +39,14 @@ def count_paths(path_set: PathSet | str, dag: Dag) -> int:
 
     Raises `UnknownName`, and `PathError` for a string that cannot be read.
     """
-    bound = bind(path_set, dag)
+    if not isinstance(path_set, (PathSet, str)):
+        path_set, dag = dag, path_set
+    if not isinstance(path_set, (PathSet, str)) or isinstance(dag, (PathSet, str)):
+        raise PathError("paths of a component graph are counted: write "
+                        'rw.count_paths("a0.h1", parts)')
+    bound = bind(path_set, dag if isinstance(dag, Dag) else dag.dag)
     counts = _counts(bound)
-    return sum(counts[name, bound.start] for name in dict.fromkeys(dag.outputs))
+    return sum(counts[name, bound.start] for name in dict.fromkeys(bound.dag.outputs))
 
 
 def example_paths(path_set: PathSet | str, dag: Dag, n: int = 3) -> list[tuple[str, ...]]:

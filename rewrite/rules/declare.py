@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc, getsource
 from textwrap import dedent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
@@ -16,6 +16,9 @@ from rewrite.rules.example import Example
 from rewrite.rules.matching import fits
 from rewrite.rules.site import Miss, Site
 from rewrite.rules.terms import Call, Hole, Rest, depth, holes, operators, read, walk
+
+if TYPE_CHECKING:
+    from rewrite.ir.graph import Graph
 
 Answer = fx.Node | Miss | None
 Guard = Callable[["Match"], Any]
@@ -67,7 +70,7 @@ class Rule:
     def __repr__(self) -> str:
         return f"{self.name}: {self.equation}"
 
-    def why_not(self, graph: Any, name: str) -> str:
+    def why_not(self, graph: Graph, name: str) -> str:
         """Why the rule does not apply at a node; empty if it does.
 
         >>> from rewrite.rules import open_attention

@@ -16,6 +16,7 @@ from rewrite.ir.flow import args
 from rewrite.ir.sizes import described
 from rewrite.ir.values import alike as values_alike
 from rewrite.ir.values import fake, hints_of, infer, mode_of
+from rewrite.kinds import short
 from rewrite.rules.matching import called
 from rewrite.rules.terms import Call, Hole, Listed, Literal, Rest, Term, operators, read
 
@@ -61,12 +62,18 @@ class Site:
 
     def call_with(self, target: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> fx.Node:
         """A new node that calls `target` on positional and keyword operands."""
+        if not hasattr(target, "__name__"):
+            raise RuleError(f"{self.rule or 'a rule'} writes a call of {short(target)}: give an "
+                            "operator, such as torch.ops.aten.relu.default")
+        if not isinstance(positional, tuple):
+            raise RuleError(f"{self.rule or 'a rule'} gives {short(positional)} by position: "
+                            "write a tuple, as in site.call_with(target, (x,), {})")
         made = self.module.graph.call_function(target, positional, named)
         made.meta = {k: v for k, v in self.node.meta.items() if k in KEPT}
         self.made.append(made)
         try:
             made.meta["val"] = infer(made, mode_of(self.module.graph))
-        except (RuntimeError, TypeError, IndexError) as error:
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
             known = {str(symbol): str(name) for symbol, name in self.names.items()}
             shown = ", ".join(map(self._shown, (*positional, *named.values())))
             why = re.sub(r"\b[su]\d+\b", lambda found: known.get(found[0], found[0]), first(error))
@@ -102,6 +109,8 @@ class Site:
 
     def constant(self, value: Tensor, wish: str = "constant") -> fx.Node:
         """A node that holds a tensor; it is a buffer of the new graph's module."""
+        if not wish.isidentifier():
+            raise RuleError(f"a constant is named like a Python variable, found {wish!r}")
         name, count = wish, 0
         while hasattr(self.module, name):
             count += 1
@@ -121,7 +130,10 @@ class Site:
 
     def size(self, x: fx.Node, axis: int) -> Any:
         """A size as an argument: a number if it is fixed, else a node."""
-        value = x.meta["val"].shape[axis]
+        known = x.meta["val"].shape
+        if not -len(known) <= axis < len(known):
+            raise RuleError(f"{x.name!r} has {len(known)} axes, asked for the size of axis {axis}")
+        value = known[axis]
         return value if isinstance(value, int) else self.call(
             torch.ops.aten.sym_size.int, x, axis)
 

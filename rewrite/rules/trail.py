@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import pandas as pd
 from torch import fx
 
+from rewrite.errors import RuleError
 from rewrite.ir.diff import Diff, diff
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Trail(Sequence[Step]):
         from rewrite.rules.engine import rewrite
 
         if not 0 <= steps <= len(self.steps):
-            raise IndexError(f"the trail has {len(self.steps)} steps, asked for {steps}")
+            raise RuleError(f"the trail has {len(self.steps)} steps, asked for {steps}")
         return rewrite(self.start, self.rules, self.at, limit=self.limit, steps=steps)
 
     def graphs(self) -> Iterator[Graph]:

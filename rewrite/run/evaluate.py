@@ -8,8 +8,7 @@ from typing import overload
 
 from rewrite.errors import DataError, near
 from rewrite.expand import Hypothesis, expand
-from rewrite.measure import Metric, Pairs, Result
-from rewrite.measure import metric as metric_by_name
+from rewrite.measure import Measure, Pairs, Result, as_metric
 from rewrite.measure.attribution import same_reference
 from rewrite.paths import PathSet
 from rewrite.paths.bind import Wiring
@@ -22,14 +21,14 @@ from rewrite.run.presence import notes_on_data
 
 @overload
 def evaluate(
-    hypothesis: Hypothesis, pairs: Pairs, metric: Metric | str, *,
+    hypothesis: Hypothesis, pairs: Pairs, metric: Measure, *,
     null: Hypothesis | None = None, batch_size: int = 32, chunk: int = 300,
     budget: int | str | None = None, progress: Progress | None = None, say: Say | None = None,
     compile: Compile = False,
 ) -> Result: ...
 @overload
 def evaluate(
-    hypothesis: Sequence[Hypothesis], pairs: Pairs, metric: Metric | str, *,
+    hypothesis: Sequence[Hypothesis], pairs: Pairs, metric: Measure, *,
     null: Hypothesis | None = None, batch_size: int = 32, chunk: int = 300,
     budget: int | str | None = None, progress: Progress | None = None, say: Say | None = None,
     compile: Compile = False,
@@ -37,7 +36,7 @@ def evaluate(
 def evaluate(
     hypothesis: Hypothesis | Sequence[Hypothesis],
     pairs: Pairs,
-    metric: Metric | str,
+    metric: Measure,
     *,
     null: Hypothesis | None = None,
     batch_size: int = 32,
@@ -71,7 +70,7 @@ def evaluate(
     hypotheses = [hypothesis] if single else list(hypothesis)
     if not hypotheses:
         raise DataError("there is no hypothesis to evaluate")
-    measure = metric_by_name(metric) if isinstance(metric, str) else metric
+    measure = as_metric(metric)
     first = hypotheses[0]
     null = null or nothing(first, pairs.reference)
     base = [reference(first, pairs.reference), null]

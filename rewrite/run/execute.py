@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from rewrite.expand import Expansion
+from rewrite.expand.expansion import tensors_of
+from rewrite.ir.graph import told
 from rewrite.ir.values import devices
 from rewrite.measure import Batch, Metric, Pairs
 from rewrite.run.padded import check_positions
@@ -78,12 +80,14 @@ def _groups(expansion: Expansion, batch: Batch, view: View, most: int) -> Iterat
         return lambda: examples if own else examples.copied()
 
     if expansion.not_stacked:
-        values = expansion.module(*expansion.arguments(runs, batch.positions))
+        with told(expansion.parts.graph, tensors_of(runs)):
+            values = expansion.module(*expansion.arguments(runs, batch.positions))
         reference = build(values[0])
         for row, output in enumerate(values):
             yield slice(row, row + 1), reference, build(output), shown(1)
         return
-    values = expansion.together(*expansion.all_arguments(runs, batch.positions))
+    with told(expansion.parts.graph, tensors_of(runs)):
+        values = expansion.together(*expansion.all_arguments(runs, batch.positions))
     reference = tuple(value[:size] for value in values)
     each = sum(value.numel() * value.element_size() for value in values) // total
     step = max(1, most // max(each, 1)) if own else 1  # a function may count rows

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewrite.errors import BackendError, HypothesisError
+from rewrite.errors import BackendError, HypothesisError, PathError, UnknownName, near, reading
 from rewrite.expand import Hypothesis
-from rewrite.measure import Metric, Pairs
-from rewrite.measure import metric as metric_by_name
+from rewrite.measure import Measure, Pairs, as_metric
 from rewrite.measure.stats import means
 from rewrite.parts import Components
 from rewrite.parts.names import head_cell
@@ -29,6 +28,8 @@ from rewrite.run.record import Record, digest_of, digest_of_model, digest_of_pai
 from rewrite.run.remote import RowFailed
 from rewrite.run.task import Found, Task
 from rewrite.run.view import View
+
+COLUMNS = ("effect", "low", "high", "change")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Sweep:
 
     def top(self, count: int, by: str = "effect") -> list[str]:
         """The senders (`a0.h1`), or edges (`a0.h1 -> m0`), with the largest |value| in `by`."""
+        self._check(by)
         order = np.argsort(-np.abs(self.table[by].to_numpy(dtype=float)), kind="stable")[:count]
         found = self.table.iloc[order]
         if not self.has_edges:
@@ -69,6 +71,7 @@ class Sweep:
         With one receiver, or for nodes: heads as a table of layers (for each port and position
         that was asked for) by heads; others are left out.
         """
+        self._check(column)
         if self.has_edges:
             table = self.table.pivot(index="sender", columns="receiver", values=column)
             return table.loc[self.table["sender"].unique(), self.table["receiver"].unique()]
@@ -98,6 +101,11 @@ class Sweep:
             return heatmap(self.grid(column), Path(path), title, column, "receiver")
         return heatmap(self.grid(column), Path(path), title, column)
 
+    def _check(self, column: str) -> None:
+        if column not in COLUMNS:
+            raise UnknownName(f"a sweep has no column of numbers {column!r}; "
+                              f"{near(column, COLUMNS)}")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"receiver": self.receiver, "metric": self.metric, "n": self.n,
@@ -106,9 +114,10 @@ class Sweep:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sweep:
-        """Read what `to_dict` wrote."""
-        return cls(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"],
-                   tuple(data.get("notes", ())), data.get("read", ""))
+        """Read what `to_dict` wrote.  Raises FileError if it is something else."""
+        with reading("a sweep"):
+            return cls(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"],
+                       tuple(data.get("notes", ())), data.get("read", ""))
 
     def __str__(self) -> str:
         to = f" to {self.receiver}" if self.receiver else ""
@@ -122,11 +131,11 @@ class Sweep:
 
 def sweep(
     parts: Components,
-    senders: str = "a*.h*",
-    receivers: str | None = "logits",
+    senders: str | PathSet | Sequence[str | PathSet] = "a*.h*",
+    receivers: str | PathSet | Sequence[str | PathSet] | None = "logits",
     *,
     pairs: Pairs,
-    metric: Metric | str,
+    metric: Measure,
     each: bool = False,
     patch: str | None = None,
     batch_size: int = 32,
@@ -144,7 +153,8 @@ def sweep(
 
     Every path of the form `... -> sender -> (receivers) -> ...` reads the run `patch`
     (default: the run of `pairs` that is not the reference), all others the reference run.
-    `senders` are names of the path language, joined by `|`, and a row is what its name means:
+    `senders` are names of the path language, a list of them or one text in which they are
+    joined by `|`, and a row is what its name means:
 
     * a name with `*`, ranges or lists has a row for each of its members: `a*.h*` for each head,
       `a*.h*.q` for each query, `a*` for each layer of attention; `a5.kv1.v` is one row, the
@@ -189,7 +199,9 @@ def sweep(
     Work of processes that die is done again; a row on which workers fail again and again is a
     `BackendError` with its name and their error.  `budget` is then that of each worker.
     """
-    measure = metric_by_name(metric) if isinstance(metric, str) else metric
+    measure = as_metric(metric)
+    senders = _joined(senders)
+    receivers = None if receivers is None else _joined(receivers)
     runs_it = backend_of(backend, workers, address)
     others = [run for run in pairs.run_names if run != pairs.reference]
     patch = others[0] if patch is None else patch
@@ -226,6 +238,15 @@ def sweep(
             record.add(new)
     return Sweep(pd.DataFrame([rows[i] for i in range(len(asked))]), receivers or "",
                  str(measure), len(pairs), tuple(notes), read)
+
+
+def _joined(names: str | PathSet | Sequence[str | PathSet]) -> str:
+    """A list of names is their union."""
+    if isinstance(names, (str, PathSet)):
+        return str(names)
+    if not names:
+        raise PathError("a sweep needs a sender: sweep(parts, ['a0.h1', 'a0.h2'], ...)")
+    return " | ".join(map(str, names))
 
 
 def _after(progress: Progress | None, rows: int, pairs: Pairs) -> Progress | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rewrite as rw
-from rewrite.errors import HypothesisError, InputError, PathError, UnknownName
+from rewrite.errors import ArgumentError, HypothesisError, InputError, PathError, UnknownName
 from tests.zoo import tiny, tokens, traced
 
 A, B = {"input_ids": tokens(2, 5)}, {"input_ids": tokens(2, 5, 2)}
@@ -34,7 +34,7 @@ def masked() -> rw.Components:
      "runs clean and other both claim the path"),
     ({"clean": "m0"}, "clean", HypothesisError, "clean is the default"),
     ({}, "corrupt", HypothesisError, "needs at least one run"),
-    ("m0", "corrupt", HypothesisError, "needs at least one run"),
+    ("m0", "corrupt", ArgumentError, "runs must be a dict of text: "),
     ({"not a name": "m0"}, "corrupt", HypothesisError, "named like a Python variable"),
     ({"clean": "m0"}, "1", HypothesisError, "named like a Python variable, found '1'"),
 ])
@@ -46,7 +46,7 @@ def test_hypotheses(
 
 
 def test_a_hypothesis_is_about_components() -> None:
-    with pytest.raises(HypothesisError, match=r"found Graph: pass graph.components\(\)"):
+    with pytest.raises(ArgumentError, match=r"found a Graph; pass graph.components\(\)"):
         rw.Hypothesis(traced("gpt2").graph, {"clean": "m0"})  # type: ignore[arg-type]
 
 
