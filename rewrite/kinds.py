@@ -119,7 +119,8 @@ def _any_of(kinds: list[Kind | None]) -> Kind | None:
         known = [FILE, *(kind for kind in known if kind.classes not in ((str,), (Path,)))]
     words = " or ".join(dict.fromkeys(kind.words for kind in known))
     tests = [kind.holds for kind in known]
-    return Kind(words, lambda value: any(test(value) for test in tests), classes)
+    items = next((kind.items for kind in known if any(kind.items)), (None, None))
+    return Kind(words, lambda value: any(test(value) for test in tests), classes, items)
 
 
 def _is_file_name(value: Any) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import rewrite as rw
-from rewrite.errors import MatchError
+from rewrite.errors import ArgumentError, MatchError
 from rewrite.ir import match as m
 from tests.ir.random_graphs import graphs, random_graph
 from tests.zoo import traced
@@ -155,12 +155,16 @@ def test_components() -> None:
     (lambda g: m.shape(..., 4, ...), r"shape\(..., 4, ...\): ... may stand once"),
     (lambda g: m.regex("(a"), r"regex\('\(a'\) cannot be read"),
     (lambda g: m.kind("heads"), r"kind\('heads'\): did you mean head"),
-    (lambda g: g.find(3), 'found int 3: write "a5.h\\*"'),
     (lambda g: m.op("add") & 3, "found int 3"),
 ])
 def test_errors(net: rw.Graph, ask: Any, message: str) -> None:
     with pytest.raises(MatchError, match=message):
         ask(net)
+
+
+def test_a_number_selects_nothing(net: rw.Graph) -> None:
+    with pytest.raises(ArgumentError, match=r"what must be a Match or a text, found the int 3"):
+        net.find(3)
 
 
 def test_a_match_is_a_value() -> None:
