@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 import sys
 import tempfile
@@ -350,6 +351,7 @@ def main(prefix: str = "rw.") -> None:
     count, raw, parameters = 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.chdir(folder)
         rw.save(world()["pairs"], folder / "pairs.json")
         for thing in surface():
             if not thing.name.startswith(prefix) or thing.arguments is None:

@@ -32,7 +32,10 @@ def things(name: str) -> list[Callable_]:
 
 
 @pytest.mark.parametrize("name", rw.__all__)
-def test_only_errors_of_the_house_come_out(name: str, tmp_path: Path) -> None:
+def test_only_errors_of_the_house_come_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a wrong name of a file may be a good one
     rw.save(world()["pairs"], tmp_path / "pairs.json")
     values = wrong_values(tmp_path)
     for thing in things(name):
