@@ -137,7 +137,11 @@ DECODERS: tuple[Family, ...] = (
            "num_decoder_layers": 2, "num_decoder_attention_heads": 4, "encoder_ffn_dim": 48,
            "decoder_ffn_dim": 48, "max_position_embeddings": 64, "ngram": 2, "num_buckets": 8,
            "relative_max_distance": 16, "add_cross_attention": False, "is_decoder": True,
-           "pad_token_id": 0}, heads=lambda c: 16),  # a main and a predicted stream
+           "pad_token_id": 0}, heads=lambda c: 16, known={  # a main and a predicted stream
+               "partition": "the predicted stream projects with the weights of the main one, as "
+                            "values that several parts read",
+               "direct": "two outputs read the output matrix, so that it is a part: no direct edge "
+                         "of a head leads past it"}),
     Family("reformer_local", "ReformerModelWithLMHead", "ReformerConfig",
            REFORMER | {"attn_layers": ["local", "local"]}),
     Family("reformer", "ReformerModelWithLMHead", "ReformerConfig",
@@ -229,7 +233,11 @@ DECODERS: tuple[Family, ...] = (
     Family("gemma4", "Gemma4ForCausalLM", "Gemma4TextConfig",
            GQA | PAIRS | {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8,
            "num_kv_shared_layers": 2, "global_head_dim": 16, "num_global_key_value_heads": 1,
-           "attention_k_eq_v": True, "use_double_wide_mlp": True}),
+           "attention_k_eq_v": True, "use_double_wide_mlp": True}, known={
+               "partition": "later layers read keys and values of earlier ones, which are parts of "
+                            "their own, and both hold the weights of the projection they share",
+               "direct": "the module around what reads the embeddings of a layer is the whole "
+                         "layer, so hooks change its MLP too"}),
     Family("gemma4_moe", "Gemma4ForCausalLM", "Gemma4TextConfig",
            GQA | LOCAL_GLOBAL | {"vocab_size_per_layer_input": VOCAB,
            "hidden_size_per_layer_input": 0, "global_head_dim": 16, "enable_moe_block": True,
@@ -291,7 +299,9 @@ DECODERS: tuple[Family, ...] = (
     Family("beam", "BeamForCausalLM", "BeamConfig",
            GQA | EXPERTS | LOCAL_GLOBAL | DENSE_SPARSE | {"n_group": 2, "topk_group": 1}),
     Family("zaya", "ZayaForCausalLM", "ZayaConfig", without(GQA, "intermediate_size") | EXPERTS
-           | {"num_experts_per_tok": 1, "router_hidden_size": 8}),
+           | {"num_experts_per_tok": 1, "router_hidden_size": 8},
+           # a router reads what the one of the layer before has made: a part of its own
+           blocks=lambda c: 2 * c.num_hidden_layers - 1),
 
     # Multi-head latent attention, some with an indexer that selects what is attended to.
     Family("deepseek_v2", "DeepseekV2ForCausalLM", "DeepseekV2Config",
@@ -312,7 +322,9 @@ DECODERS: tuple[Family, ...] = (
            "hc_mult": 2, "hc_sinkhorn_iters": 2, "o_groups": 2, "o_lora_rank": 4,
            "partial_rotary_factor": 0.5}),
     Family("glm_moe_dsa", "GlmMoeDsaForCausalLM", "GlmMoeDsaConfig",
-           MLA | ROUTED | INDEX | DENSE_SPARSE | {"indexer_types": ["full", "shared"]}),
+           MLA | ROUTED | INDEX | DENSE_SPARSE | {"indexer_types": ["full", "shared"]}, known={
+               "partition": "layers share what the indexer selects, and each of them holds its "
+                            "weights; what makes its queries is a part of its own"}),
     Family("hy_v4", "HYV4ForCausalLM", "HYV4Config", MLA | ROUTED | INDEX | DENSE_SPARSE
            | {"hc_mult": 2, "indexer_types": ["full", "shared"]}),
     Family("longcat_flash", "LongcatFlashForCausalLM", "LongcatFlashConfig",
@@ -323,7 +335,9 @@ DECODERS: tuple[Family, ...] = (
     Family("mistral4", "Mistral4ForCausalLM", "Mistral4Config",
            MLA | ROUTED | {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}),
     Family("axk2", "AXK2ForCausalLM", "AXK2Config",
-           MLA | ROUTED | INDEX | DENSE_SPARSE | {"gated_norm_rank": 4}),
+           MLA | ROUTED | INDEX | DENSE_SPARSE | {"gated_norm_rank": 4},
+           # a norm with matrices of its own, which router and experts read, is a part
+           blocks=lambda c: c.num_hidden_layers + c.mlp_layer_types.count("sparse")),
     Family("minicpm3", "MiniCPM3ForCausalLM", "MiniCPM3Config",
            MLA | {"scale_emb": 2, "dim_model_base": 16}),
     Family("youtu", "YoutuForCausalLM", "YoutuConfig", MLA),
