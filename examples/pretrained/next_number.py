@@ -69,10 +69,13 @@ def number_pairs(tokenizer: Any) -> rw.Pairs:
     return rw.Pairs.from_text(tokenizer, texts, positions=places)
 
 
+AT_END = rw.kl_divergence()  # reads the logits at the last token
+
+
 def log_mass(tokens: list[int]) -> rw.Metric:
     """|change of the log-probability, in nats, that the next token begins a number|."""
     def score(output: Any, batch: Any) -> Tensor:
-        return row(output, -1, batch).log_softmax(-1)[:, tokens].logsumexp(-1)
+        return row(AT_END, output, batch).log_softmax(-1)[:, tokens].logsumexp(-1)
 
     def effect(reference: Any, hypothesis: Any, batch: Any) -> Tensor:
         return (score(hypothesis, batch) - score(reference, batch)).abs()

@@ -200,7 +200,7 @@ class Editing:
 
         >>> inputs = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}
         >>> parts.as_graph().freeze("m0", inputs).guards
-        ('input_ids.shape[0] == 2', 'input_ids.shape[1] == 7')
+        ('input_ids.shape[1] <= 64', 'input_ids.shape[0] == 2', 'input_ids.shape[1] == 7')
         """
         from rewrite.ir import surgery
 

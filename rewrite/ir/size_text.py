@@ -93,6 +93,7 @@ CALLS: dict[str, tuple[Function, Function]] = {
 }
 CONSTANTS = {"True": True, "False": False, "inf": math.inf, "nan": math.nan, "e": math.e,
              "pi": math.pi, "int_oo": math.inf, "oo": math.inf}
+LETTERS = {"e", "pi"}  # by themselves they are names of sizes, `math.e` is the number
 # A name and all that belongs to it: `seq`, `pair.0.seq`, `x.shape[1]`, `math.floor`.
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.\w+)*(?:\[\d+\])?")
 _WORDS = {"and", "or", "not"}
@@ -150,7 +151,8 @@ def _parsed(text: str) -> tuple[ast.expr, dict[str, str]]:
         name = match[0]
         called = text[match.end() :].lstrip().startswith("(")
         plain = name.removeprefix("math.").removeprefix("torch.")
-        if name in _WORDS or called or plain in CONSTANTS:
+        constant = plain in CONSTANTS and name not in LETTERS
+        if name in _WORDS or called or constant:
             return plain
         key = next((k for k, n in found.items() if n == name), f"_{len(found)}")
         found[key] = name

@@ -435,10 +435,14 @@ def _check_mask(mask: str | None, position: Position) -> None:
 
 def _same(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
     """Whether two labels hold the same tokens, `[batch]`."""
-    sides = [{(i, t) for i, row in enumerate(ids.masked_fill(~kept, IGNORED).tolist())
-              for t in row if t != IGNORED} for ids, kept in (left, right)]
-    apart = {i for i, _ in sides[0] ^ sides[1]}
-    return torch.tensor([i not in apart for i in range(len(left[0]))])
+    return _within(left, right) & _within(right, left)
+
+
+def _within(label: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Whether the tokens of a label are among those of another one."""
+    (ids, kept), (others, real) = label, other
+    found = ((ids[:, :, None] == others[:, None]) & real[:, None]).any(-1)
+    return (found | ~kept).all(-1)
 
 
 def _kl(reference: Tensor, hypothesis: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from rewrite.errors import TraceError
+from rewrite.errors import InputError, TraceError
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.graph import Graph
 from rewrite.ir.nested import plain_paths
@@ -171,15 +171,18 @@ def _copy(graph: fx.Graph, device: torch.device | None) -> fx.Graph:
 
 def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Any] | None) -> Graph:
     names = [spec.name for spec in graph.inputs]
-    arguments = Arguments.of(
-        model, {**default_inputs(model), **graph.constants} if inputs is None else inputs)
+    wanted = {**default_inputs(model), **graph.constants} if inputs is None else inputs
+    call = ", ".join(f"{name!r}: tensor" for name in names)
+    needs = TraceError(f"to measure parity {graph.name} needs the inputs {', '.join(names)}, found "
+                       f"{', '.join(wanted)}: graph.with_weights(model, inputs={{{call}}})")
+    try:
+        arguments = Arguments.of(model, wanted)
+    except InputError as error:
+        raise needs from error
     given = dict(arguments.tensors)
     examples = fresh(given)
     if set(examples) != set(names):
-        call = ", ".join(f"{name!r}: tensor" for name in names)
-        raise TraceError(f"to measure parity {graph.name} needs the inputs {', '.join(names)}, "
-                         f"found {', '.join(examples)}: graph.with_weights(model, "
-                         f"inputs={{{call}}})")
+        raise needs
     flat = Flat(model, tuple(names), arguments)
     flat.outputs = graph.outputs
     old = graph.certificate

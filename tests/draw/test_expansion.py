@@ -149,7 +149,8 @@ def test_caption_and_legend(deep: rw.Components, name: str) -> None:
     assert f"{cost.nodes} nodes · {cost.copies} copies, {mixed} mixed · {cost.calls} calls" \
         in picture.caption
     assert f"{cost.forwards:.2f} forward passes" in picture.caption
-    assert str(exp.parts.graph.certificate) in picture.caption
+    assert exp.parts.graph.certificate is not None
+    assert exp.parts.graph.certificate.agreement in picture.caption
     palette = Palette(exp.hypotheses[0].run_names)
     for run, n in counts.items():
         said = f"{n:,}" if n < 1_000_000 else f"{n:.1e}"

@@ -151,7 +151,7 @@ def test_components() -> None:
     (lambda g: g.expect(m.everything, 0), r"selects \d+ nodes, 0 expected: .*, \.\.\."),
     (lambda g: g.find(m.shape("bacth", 4)), "no size of an input is called 'bacth'; "
                                             "did you mean batch"),
-    (lambda g: g.find(m.shape("batch+", 4)), "no size of an input is called"),
+    (lambda g: g.find(m.shape("batch+", 4)), "'batch\\+' is not a size"),
     (lambda g: m.shape(..., 4, ...), r"shape\(..., 4, ...\): ... may stand once"),
     (lambda g: m.regex("(a"), r"regex\('\(a'\) cannot be read"),
     (lambda g: m.kind("heads"), r"kind\('heads'\): did you mean head"),
@@ -162,9 +162,9 @@ def test_errors(net: rw.Graph, ask: Any, message: str) -> None:
         ask(net)
 
 
-def test_a_number_selects_nothing(net: rw.Graph) -> None:
-    with pytest.raises(ArgumentError, match=r"what must be a Match or a text, found the int 3"):
-        net.find(3)
+def test_what_is_no_match(net: rw.Graph) -> None:
+    with pytest.raises(ArgumentError, match="a Match or a text, found the int 3"):
+        net.find(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_match_is_a_value() -> None:

@@ -136,3 +136,8 @@ def test_arithmetic_of_lengths(name: str, tmp_path: Path) -> None:
         x = torch.randn(2, length, 4)
         if unmet(graph.guards, {"x": (2, length, 4)}) is None and "seq" in graph.inputs[0].shape:
             assert torch.equal(loaded(x=x), model(x)), length
+
+
+def test_letters_are_sizes() -> None:
+    assert read_size("2*e + pi", {"e": 8, "pi": 3}.__getitem__) == 19
+    assert read_size("math.trunc(math.e * e)", {"e": 8}.__getitem__) == 21

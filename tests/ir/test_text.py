@@ -276,8 +276,8 @@ class Block(nn.Module):
 COMPONENTS = """\
 graph Block {
   input %x : float32[batch, seq, 8]
-  %a0_h0 = call a0_h0(%x, %x, %x) : float32[batch, seq, 8]  # part a0.h0
-  %a0_h1 = call a0_h1(%x, %x, %x) : float32[batch, seq, 8]  # part a0.h1
+  %a0_h0 = call a0_h0(%x, %x, %x) : float32[batch, seq, 8]  # member a0.h0
+  %a0_h1 = call a0_h1(%x, %x, %x) : float32[batch, seq, 8]  # member a0.h1
   %a0_bias = call a0_bias() : float32[8]  # part a0.bias
   %a0_out = rewrite.total(%a0_h0, %a0_h1, %a0_bias) : float32[batch, seq, 8]  # part a0.out
   %resid0 = add.Tensor(%x, %a0_out) : float32[batch, seq, 8]  # part resid0

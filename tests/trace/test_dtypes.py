@@ -77,9 +77,9 @@ def test_conversion_of_one_inner_layer_is_explained() -> None:
         graph(input_ids=tokens(2, 7))
 
 
-def test_other_errors_are_left_alone() -> None:
+def test_tokens_that_the_model_does_not_know() -> None:
     graph = rw.trace(tiny("gpt2"))
-    with pytest.raises(IndexError):
+    with pytest.raises(InputError, match="a number for which a table of the model has no row"):
         graph(input_ids=tokens(2, 7) + 1000)
 
 
