@@ -75,8 +75,10 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
               for node in known if node in heads]
     known = {node: part for node, part in known.items() if node not in heads}
     layers = [layer for layer in layers if not _owns(known, layer)]
-    # Branches of one projection add up in its section; what surgery has put in is one whole.
+    # Branches of one projection add up in its section, scores and biases in front of a pattern;
+    # what surgery has put in is one whole.
     inside = {node for layer in layers for node in layer.section}
+    inside |= {node for node in sums if any(_weighs(flow, layer, node) for layer in layers)}
     sums = {node: terms for node, terms in sums.items()
             if node not in inside and node not in known and not _inside(known, node)}
     apart = _apart(flow, granularity or ("stream" if sums else "module"))
@@ -143,6 +145,13 @@ def _within(flow: Flow, layer: Attention) -> set[fx.Node]:
         if node in own or not flow.contracts(node):
             stack.extend(flow.operands(node))
     return found - {layer.output}
+
+
+def _weighs(flow: Flow, layer: Attention, node: fx.Node) -> bool:
+    """Whether a node stands between a product of queries and keys and what it leads to."""
+    return any(flow.is_before(node, core.result) and any(
+        node is product or flow.is_before(product, node) for product, _ in core.ports)
+        for core, _ in layer.cores)
 
 
 def _layers(flow: Flow, sums: Collection[fx.Node]) -> tuple[list[Attention], list[str]]:

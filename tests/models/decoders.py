@@ -122,7 +122,9 @@ DECODERS: tuple[Family, ...] = (
     Family("cpmant", "CpmAntForCausalLM", "CpmAntConfig", {"vocab_size": VOCAB, "hidden_size": 32,
            "num_hidden_layers": 2, "num_attention_heads": 4, "dim_head": 8, "dim_ff": 48,
            "prompt_length": 4, "prompt_types": 4, "segment_types": 4,
-           "position_bias_num_buckets": 8, "position_bias_max_distance": 16}, fixed=True),
+           "position_bias_num_buckets": 8, "position_bias_max_distance": 16}, fixed=True, known={
+               "partition": "biases of positions depend on the input, and each layer of attention "
+                            "looks them up by itself in the table that all share"}),
     Family("xlm", "XLMWithLMHeadModel", "XLMConfig", TEXT | {"emb_dim": 32, "n_layers": 2,
            "n_heads": 4, "max_position_embeddings": 64, "causal": True, "pad_token_id": 0}),
     Family("bert_decoder", "BertLMHeadModel", "BertConfig", SMALL | {"is_decoder": True}),
