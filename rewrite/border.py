@@ -216,7 +216,7 @@ def checked(function: Any, call: str, owner: type | None = None, bound: bool = F
     return functools.update_wrapper(made, function)
 
 
-def guard(space: dict[str, Any], names: Iterable[str], prefix: str) -> None:
+def guard(space: Any, names: Iterable[str], prefix: str) -> None:
     """Set up the border for public names of a module, whose variables `space` is."""
     for name in names:
         thing = space[name]

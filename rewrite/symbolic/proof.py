@@ -98,8 +98,8 @@ def prove(rule: Provable, **letters: int) -> Proof:
 
 
 def _proved(rule: Provable, example: Instance, letters: Mapping[str, int]) -> Verdict:
-    before = example.graph(**letters)
-    after: Any = before.rewrite([rule])
+    before: Any = example.graph(**letters)  # a rule of terms only need not be a Rule
+    after = before.rewrite([rule])
     if not after.trail:
         raise ProofError(f"{rule.name} does not fire on its example {example}; an example is a "
                          f"graph of the form of the left side of {rule.equation}")
