@@ -164,7 +164,8 @@ def _shares(flow: Flow, cores: Sequence[Core], joined: fx.Node, along: int) -> F
             found = [axis for core in cores
                      if (axis := _head_axis(flow, core, joined, along, features))]
             if len(found) == len(cores) and _all_told_apart(found, heads) and (
-                    _all_attend(flow, cores, joined, along, features)):
+                    _all_attend(flow, cores, joined, along, features)) and not (
+                    _is_grouped(flow, found, cores, joined, along, features)):
                 return tuple(zip(cores, found, strict=True)), features
     return None
 
@@ -188,7 +189,40 @@ def _all_attend(
 ) -> bool:
     """Whether no share begins or ends with features of something else beside the heads."""
     edges = {own[end] for own in (features[0], features[-1]) for end in (0, -1)}
-    return all(any(_asked(flow, core, joined, along, (i,)) for core in cores) for i in edges)
+    return all(any(_asked(flow, core, joined, {along: (i,)}) for core in cores) for i in edges)
+
+
+def _is_grouped(
+    flow: Flow, axes: Sequence[HeadAxis], cores: Sequence[Core], joined: fx.Node, along: int,
+    features: Features,
+) -> bool:
+    """Whether a share that reads two patterns is of two heads, and not of their difference.
+
+    It is where nothing adds them up, and where another axis tells them apart.
+    """
+    others = [i for i, size in enumerate(shape(joined))
+              if i != along and isinstance(size, int) and size > 1]
+    for core, axis in zip(cores, axes, strict=True):
+        pairs = [(own, group) for own, group in zip(features, axis.groups, strict=True)
+                 if len(group) > 1]
+        if pairs and not _adds_up(flow, core, joined):
+            return True
+        for own, group in pairs:
+            for other in others:
+                asked = _asked(flow, core, joined, {along: own, other: (0,)})
+                covered = axis.covered([{i: pick[i] for i in pick if i == axis.axis}
+                                        for pick in asked])
+                if covered is not None and len(covered) < len(group):
+                    return True
+    return False
+
+
+def _adds_up(flow: Flow, core: Core, joined: fx.Node) -> bool:
+    """Whether something between a core and `joined` reads several values made of its result."""
+    known = {node for node in flow.cone(joined, {core.result})
+             if flow.is_before(core.result, node)} | {core.result}
+    return any(len([o for o in flow.operands(node) if o in known]) > 1
+               for node in known - {core.result})
 
 
 def _head_axis(
@@ -198,10 +232,10 @@ def _head_axis(
     heads = len(features)
     for axis in core.axes:
         if axis.heads == heads and all(
-                axis.covered(_asked(flow, core, joined, along, features[h])) == (h,)
+                axis.covered(_asked(flow, core, joined, {along: features[h]})) == (h,)
                 for h in {0, heads - 1}):
             return axis
-    asked = [_asked(flow, core, joined, along, own) for own in features]
+    asked = [_asked(flow, core, joined, {along: own}) for own in features]
     for axis in core.axes:
         groups = [axis.covered(picks) for picks in asked]
         known = tuple(group for group in groups if group is not None)
@@ -212,12 +246,10 @@ def _head_axis(
     return None
 
 
-def _asked(
-    flow: Flow, core: Core, joined: fx.Node, along: int, features: tuple[int, ...]
-) -> list[Pick]:
-    """What some features of `joined` read from a core."""
+def _asked(flow: Flow, core: Core, joined: fx.Node, pick: Pick) -> list[Pick]:
+    """What a slice of `joined` reads from a core."""
     slicer = Slicer(None, flow, (core.result,))
-    slicer.emit(joined, {along: features})
+    slicer.emit(joined, pick)
     return slicer.read.get(core.result, [])
 
 

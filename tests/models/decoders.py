@@ -272,7 +272,9 @@ DECODERS: tuple[Family, ...] = (
            "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2}}),
     Family("jetmoe", "JetMoeForCausalLM", "JetMoeConfig", TEXT | LOCAL_EXPERTS | {"hidden_size": 32,
            "num_hidden_layers": 2, "num_key_value_heads": 2, "kv_channels": 8,
-           "intermediate_size": 48, "max_position_embeddings": 64}),
+           "intermediate_size": 48, "max_position_embeddings": 64}, known={
+               "partition": "the router of a layer of attention decides what enters its heads and "
+                            "what they write, which are two parts"}),
     Family("afmoe", "AfmoeForCausalLM", "AfmoeConfig", GQA | EXPERTS | LOCAL_GLOBAL
            | {"num_dense_layers": 1, "num_shared_experts": 1, "mup_enabled": True}),
     Family("cohere2_moe", "Cohere2MoeForCausalLM", "Cohere2MoeConfig",

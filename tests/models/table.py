@@ -14,6 +14,7 @@ TABLE: dict[str, Family] = {
 _CORE = """
     gpt2 gpt_neo gpt_neox gptj opt bloom falcon_new llama mixtral qwen3 gemma2 gemma3 phi phi3
     olmo2 gpt_bigcode cohere deepseek_v3 gpt_oss llama4 bamba mamba lfm2 openai_gpt xlnet bitnet
+    jetmoe
     bert albert mobilebert convbert deberta_v2 modernbert fnet big_bird funnel
     t5 bart prophetnet whisper
     vit dinov3_vit swin clip convnext resnet wav2vec2
