@@ -31,7 +31,7 @@ Effects = Float[np.ndarray, " example"]
 Rows = Float[np.ndarray, "row example"]
 
 ENOUGH = 20
-"""From so many examples on, an interval of 95 % holds in 93 to 98 % of skewed data sets."""
+"""From so many examples on, intervals hold about as often as they say (docs/statistics.md)."""
 
 _CHUNK = 1 << 22  # resampled values held at once
 
