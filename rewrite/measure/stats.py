@@ -124,10 +124,11 @@ def ratios(
     few, many = _errors(rows - values[:, None] * null, draws, seed, level)
     low, high = _fieller(rows, null, many, -1), _fieller(rows, null, few, 1)
     found: list[Estimate] = []
-    for value, *ends in zip(values.tolist(), low.tolist(), high.tolist(), strict=True):
-        known = not unclear and not any(map(isnan, ends))
-        low_high = ends if known else (nan, nan)
-        found.append(Estimate(value, *low_high, level, total.note if known else why))
+    for value, below, above in zip(values.tolist(), low.tolist(), high.tolist(), strict=True):
+        if unclear or isnan(below) or isnan(above):
+            found.append(Estimate(value, nan, nan, level, why))
+        else:
+            found.append(Estimate(value, below, above, level, total.note))
     return found
 
 
@@ -191,8 +192,8 @@ def aue(effects: Effects, *, draws: int = 2000, seed: int = 0, level: float = 0.
     2.0
     """
     found = as_effects(effects)
-    (row,) = means(found[None], draws=draws, seed=seed, level=level).tolist()
-    return Estimate(*row, level, _few(len(found)))
+    ((value, low, high),) = means(found[None], draws=draws, seed=seed, level=level).tolist()
+    return Estimate(value, low, high, level, _few(len(found)))
 
 
 def explained(
