@@ -45,7 +45,7 @@ def _examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any])
     """Names that the examples in docstrings use."""
     if not isinstance(request.node, pytest.DoctestItem):
         return
-    doctest_namespace["rw"] = rw
+    doctest_namespace.update(rw=rw, torch=torch)
     source = request.node.dtest.docstring or ""
     if "parts" in source:
         doctest_namespace["parts"] = request.getfixturevalue("_parts")

@@ -55,8 +55,8 @@ def _of_torch(hook: Any) -> bool:
 def _name(hook: Any) -> str:
     """The name of a function, or of the class of a callable.
 
-    >>> _name(print), _name(_hooks)
-    ('print', '_hooks')
+    >>> _name(len), _name(_hooks)
+    ('len', '_hooks')
     """
     hook = getattr(hook, "func", hook)  # of a partial
     return getattr(hook, "__qualname__", None) or type(hook).__name__

@@ -287,5 +287,5 @@ def edges_of(layers: int, heads: int) -> int:
 
 
 def test_other_things_have_no_structure() -> None:
-    with pytest.raises(RewriteError, match=r"no structure report for a Linear: write rw\.struc"):
+    with pytest.raises(RewriteError, match=r"found a Linear; pass rw\.trace\(model\)"):
         rw.structure(nn.Linear(2, 2))  # type: ignore[arg-type]

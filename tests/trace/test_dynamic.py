@@ -105,10 +105,11 @@ def test_a_guess_is_reported() -> None:
 @pytest.mark.parametrize(("dynamic", "message"), [
     ({"y": {0: "nodes"}}, "names the input 'y'; known names: x, edge_index"),
     ({"x": {2: "nodes"}}, r"axis 2 of x, which is \[5, 4\]: its axes are 0 to 1"),
-    ({"x": {"0": "nodes"}}, "axis '0' of x"),
+    ({"x": {"0": "nodes"}}, "must be a whole number, found the text '0'"),
     ({"x": {0: "n"}, "edge_index": {1: "n"}}, "'n' is 5 in axis 0 of x and 4 in axis 1"),
-    ({"x": {0: 7}}, "is called 7"), ({"x": ["nodes"]}, "must map axes to names"),
-    (["x"], r"maps inputs to their axes .* write dynamic=\{'x': \{0: \"batch\"\}\}"),
+    ({"x": {0: 7}}, "must be a text, found the int 7"),
+    ({"x": ["nodes"]}, r"dynamic\['x'\] must be a dict of whole number: text"),
+    (["x"], "dynamic must be a dict of text: dict of whole number: text"),
     ({"x": {0: "nodes", 1: "width"}},
      r"the model fixes axis 1 of x \('width'\): leave it out, dynamic=\{'x': \{0: 'nodes'\}\}"),
 ])

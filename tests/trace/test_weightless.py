@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import rewrite as rw
 from rewrite import match, rules
-from rewrite.errors import InputError, TraceError
+from rewrite.errors import ArgumentError, InputError, TraceError
 from rewrite.trace import load
 from tests.models.table import TABLE
 from tests.models.traced import traced as family_traced
@@ -218,7 +218,7 @@ def test_weights_by_name() -> None:
 
 def test_weights_that_are_none() -> None:
     graph = empty_graph("gpt2")
-    with pytest.raises(TraceError, match=r"found int: graph\.with_weights"):
+    with pytest.raises(ArgumentError, match=r"found the int 3; write graph\.with_weights"):
         graph.with_weights(3)  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="GPT2LMHeadModel has no weights either"):
         graph.with_weights(load(config("gpt2")))
