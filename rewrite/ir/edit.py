@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -13,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod
 from torch.utils._sympy.printers import PythonPrinter
 
@@ -31,6 +32,8 @@ aten = torch.ops.aten
 ENDS = {"placeholder": "input", "output": "output"}
 # What a new node takes over from the node that it stands for or follows.
 KEPT = ("module", "nn_module_stack", "stack_trace")
+# What an environment of sizes knows.
+LEARNED = ("replacements", "var_to_range", "axioms", "divisible")
 
 
 class Calling(fx.GraphModule):
@@ -52,6 +55,13 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     made = Calling(module, graph, class_name=type(module).__name__)
     leave_out(made, transient(module))
     return made
+
+
+def _forget(sizes: ShapeEnv) -> None:
+    """Answers to questions about sizes: what was asked before is asked again, and recorded."""
+    sizes._version_counter += 1
+    sizes._replacements_version_counter += 1
+    sizes._inner_evaluate_expr.cache_clear()
 
 
 class Edit:
@@ -167,8 +177,9 @@ class Edit:
             if sizes is None:
                 yield
                 return
-            known, ranges = dict(sizes.replacements), dict(sizes.var_to_range)
+            known = {name: copy(getattr(sizes, name)) for name in LEARNED}
             before = len(sizes.guards)
+            _forget(sizes)
             try:
                 with nullcontext() if asked is not None else sizes.suppress_guards():
                     yield
@@ -176,11 +187,9 @@ class Edit:
                 if asked is not None:
                     asked.extend(guard.expr for guard in sizes.guards[before:])
                     del sizes.guards[before:]
-                sizes.replacements.clear()
-                sizes.replacements.update(known)
-                sizes.var_to_range.clear()
-                sizes.var_to_range.update(ranges)
-                sizes._update_version_counter()
+                for name, table in known.items():
+                    setattr(sizes, name, table)
+                _forget(sizes)
 
     def fits(self, new: fx.Node, old: fx.Node, advice: str = "") -> fx.Node:
         """`new`, if it has the shape and type of `old`; otherwise `SurgeryError`."""

@@ -428,6 +428,22 @@ def test_what_mixes_examples_is_not_stacked(function: Callable[[Tensor], Tensor]
             assert error(one.logits, other.logits) <= BOUND
 
 
+QUESTIONS: dict[str, Callable[[Tensor], bool]] = {
+    "input_ids.shape[1] > 3": lambda x: x.shape[1] > 3,
+    "input_ids.shape[1] >= 4": lambda x: x.shape[1] >= 4,
+    "input_ids.shape[0] + input_ids.shape[1] > 4": lambda x: x.shape[0] + x.shape[1] > 4,
+}
+
+
+@pytest.mark.parametrize("guard", QUESTIONS)
+def test_a_question_is_answered_each_time(guard: str) -> None:
+    """What a function learned about sizes is not known to the next: each has its condition."""
+    at, ask = stream("llama", 1), QUESTIONS[guard]
+    for _ in range(3):
+        cut = ops("llama").insert(at, lambda x: x * 2 if ask(x) else x).components()
+        assert cut.graph.guards == (*ops("llama").guards, guard)
+
+
 def test_functions_that_ask() -> None:
     """Of sizes: a condition on the inputs.  Of values: an error."""
     at = stream("llama", 1)
