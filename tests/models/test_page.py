@@ -58,12 +58,30 @@ def test_the_page_says_what_failed(script: ModuleType) -> None:
     crash = {"name": "dbrx", "crash": "TraceError: a loop over experts"}
     failed = row("bitnet", passed=list(LAWS)[1:], failed={"heads": "0 of 8 | rsqrt"}, heads=0)
     page = script.page([row("gpt2"), failed, row("nanochat", fixed=True), crash], 3)
-    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 11 laws" in page
+    assert "4 families: 3 traced, 3 of them bit for bit; 2 pass all 11 laws; 0 more" in page
     assert "16 of 24 attention heads" in page and "3 more families" in page
     assert "| gpt2 | 1.2 | 119 | 8 / 8 | 2 / 2 | 0.0e+00 | 5.0e-07 | 3.0e-07 | 11 / 11 |" in page
     assert "| *nanochat* |" in page and "11 / 11, fixed |" in page
     assert "| dbrx | trace | TraceError: a loop over experts |" in page
     assert "| bitnet | heads | 0 of 8 / rsqrt |" in page
+
+
+def test_what_is_known_not_to_hold_is_counted_apart(script: ModuleType) -> None:
+    laws = [law for law in LAWS if law != "direct"]
+    known = row("xlnet", passed=laws, known={"direct": "one | matrix (differs by 0.23)"},
+                direct_error=0.23, parts_error=9e-7)
+    failed = row("bart", passed=laws, failed={"direct": "differs by 0.9"}, direct_error=0.9)
+    silent = row("vit", direct_error=0.0, no_oracle=["no module of its own is m0"])
+    page = script.page([row("gpt2"), known, failed, silent])
+    assert "2 pass all 11 laws; 1 more pass all but what is stated below" in page
+    assert "largest output: 9.0e-07; of a direct edge" in page and "model: 3.0e-07" in page
+    assert "| vit | 1.2 | 119 | 8 / 8 | 2 / 2 | 0.0e+00 | 5.0e-07 | none | 11 / 11 |" in page
+    failing, _, holding = page.partition("## What is known not to hold")
+    assert "| bart | direct | differs by 0.9 |" in failing.partition("## What does not pass")[2]
+    assert "| xlnet | direct | one / matrix (differs by 0.23) |" in holding
+    assert "| xlnet | direct" not in failing and "| bart | direct" not in holding
+    only = script.page([known])
+    assert "0 pass all 11 laws; 1 more" in only and "original model: 0.0e+00" in only
 
 
 def test_differences_from_the_written_page(
