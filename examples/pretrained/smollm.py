@@ -12,8 +12,9 @@ import torch
 from transformers import AutoTokenizer
 
 import rewrite as rw
+from rewrite import disk
 from rewrite.cli import show
-from rewrite.files.disk import write_json, write_text
+from rewrite.files.disk import write_json
 from rewrite.measure import draw_ladder
 from rewrite.measure.result import Result
 from rewrite.trace.packaged import folder
@@ -45,7 +46,7 @@ class Setting:
         text = "\n".join([f"{name}: {metric}, n = {len(pairs)}, ATE {results[0].ate}, "
                           f"{seconds:.0f} s", "", *rows(results, hypotheses)])
         show.say(text)
-        write_text(self.out / f"{name}.md", text + "\n")
+        disk.write(self.out / f"{name}.md", text + "\n")
         write_json(self.out / f"{name}.json", [result.to_dict() for result in results])
         draw_ladder(results, self.out / f"{name}.png")
         return results

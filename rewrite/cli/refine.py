@@ -12,10 +12,10 @@ from rewrite.discover import Refined, completeness
 from rewrite.discover import refine as refine_hypothesis
 from rewrite.discover.candidates import generators
 from rewrite.discover.refine import check_numbers
+from rewrite.disk import write
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files import read_experiment, save
-from rewrite.files.disk import write_text
 from rewrite.files.experiment import Experiment
 from rewrite.measure import Metric, Pairs
 from rewrite.trace import trace
@@ -82,8 +82,8 @@ def _write(log: Refined, out: Path, pairs: Pairs, metric: Metric) -> None:
     found = log.hypothesis
     refined = Hypothesis(found.parts, found.runs, found.default, "refined")
     save(refined, out / "refined.toml", pairs=pairs, metric=metric)
-    write_text(out / "log.csv", log.table.to_csv(index=False))
-    write_text(out / "log.md", log.markdown())
+    write(out / "log.csv", log.table.to_csv(index=False))
+    write(out / "log.md", log.markdown())
     log.draw(out / "log.png")
     show.say(f"wrote refined.toml with its pairs, log.json, log.csv, log.md and log.png to {out}")
     show.say(f"test it with: rewrite test {out / 'refined.toml'}")

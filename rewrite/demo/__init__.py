@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from rewrite import disk
 from rewrite.demo.ioi import ioi_pairs
 from rewrite.demo.report import write_report
 from rewrite.demo.study import Step, Study, ladder, study
@@ -113,13 +114,9 @@ def results(found: Study, seconds: float) -> dict[str, Any]:
 
 def _claim(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".rewrite"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise FileError(f"{out} cannot be written ({error.strerror}): choose another folder with "
-                        "--out") from error
+        disk.write(out / ".rewrite", "").unlink()
+    except FileError as error:
+        raise FileError(f"{error}; choose another folder with --out") from error
 
 
 def _model_folder(model: str, say: Callable[[str], None]) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from rewrite.demo.study import Study
+from rewrite.disk import write
 from rewrite.expand import expand
-from rewrite.files.disk import write_text
 from rewrite.measure import ladder_table
 from rewrite.paths import count_paths
 
@@ -34,7 +34,7 @@ def write_report(found: Study, out: Path, seconds: float) -> Path:
         seconds=f"{seconds:.0f}",
         toml=(out / "hypothesis.toml").read_text(encoding="utf-8"),
     )
-    return write_text(out / "report.html", text)
+    return write(out / "report.html", text)
 
 
 def _inline(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rewrite.discover.changes import short
+from rewrite.disk import write
 from rewrite.errors import FileError, PathError, reading
 from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate
@@ -206,15 +207,7 @@ def lacking(error: Exception) -> str:
 
 def write_log(log: Refined, path: Path) -> Path:
     """Write a log as a whole: an interruption leaves the one before."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.write_text(json.dumps(log.to_dict(), indent=1) + "\n", encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        raise FileError(f"{path} cannot hold the log ({error.strerror}): choose a file in a "
-                        "folder that you may write to") from error
-    return path
+    return write(path, json.dumps(log.to_dict(), indent=1) + "\n")
 
 
 def escaped(text: str) -> str:

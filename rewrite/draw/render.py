@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from rewrite import disk
 from rewrite.errors import FileError, MissingPackage, RewriteError
 
 SUFFIXES = {".svg": "svg", ".png": "png", ".pdf": "pdf", ".dot": "dot", ".gv": "dot"}
@@ -24,13 +25,7 @@ def write(source: str, path: Path) -> Path:
     """Draw DOT to a file, creating its folder; `FileError` if that is not possible."""
     kind = suffix_of(path)
     data = source.encode() if kind == "dot" else render(source, kind)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror}): choose a folder that "
-                        "you may write to") from error
-    return path
+    return disk.write(path, data)
 
 
 def render(source: str, kind: str) -> bytes:

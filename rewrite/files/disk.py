@@ -9,29 +9,19 @@ from typing import Any
 
 import tomli_w
 
+from rewrite.disk import write
 from rewrite.errors import FileError
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file, creating its folder; raises `FileError` if that is not possible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror}): choose a folder that "
-                        "you may write to") from error
-    return path
 
 
 def write_json(path: Path, data: Any) -> Path:
     """Write indented JSON."""
-    return write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    return write(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_toml(path: Path, data: dict[str, Any], comment: str = "") -> Path:
     """Write TOML with a comment at its head."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    return write_text(path, head + tomli_w.dumps(data, multiline_strings=True))
+    return write(path, head + tomli_w.dumps(data, multiline_strings=True))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,6 +20,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, fx
 
+from rewrite import disk
 from rewrite.errors import FileError, SurgeryError
 from rewrite.files.sizes import writable
 from rewrite.ir.buffers import leave_out, transient
@@ -63,17 +65,14 @@ def save_graph(graph: Graph, path: Path) -> Path:
         raise FileError(f"{graph.name} cannot be exported: {reason}; functions that were put in "
                         "must be made of tensor operators, without looking at values") from error
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, path, extra_files={EXTRA: note})
+        whole = BytesIO()  # torch aborts the process where its own writer finds a full disk
+        torch.export.save(program, whole, extra_files={EXTRA: note})
     except SerializeError as error:
         reason = " ".join(str(error).split())[:200]
         raise FileError(f"{graph.name} has an operator that torch cannot write to a file: "
                         f"{reason}; keep graph.text(), and read it by rw.from_text(text, "
                         "model)") from error
-    except (OSError, RuntimeError) as error:
-        raise FileError(f"{path} cannot be written ({error}): choose a folder that you may write "
-                        "to") from error
-    return path
+    return disk.write(path, whole.getbuffer())
 
 
 def load_graph(path: Path) -> Graph | torch.nn.Module:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rewrite.disk import replacement
 from rewrite.errors import FileError, MissingPackage
 
 from .stats import Effects, Estimate
@@ -172,9 +173,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
         path.suffix.lower()[1:], {}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     same = rc_context({"svg.hashsalt": "rewrite"})  # the same figure is the same file
-    with same, warnings.catch_warnings():  # a script that the font lacks is no failure
+    with replacement(path) as file, same, warnings.catch_warnings():
+        # A script that the font lacks is no failure.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(path, dpi=160, metadata=metadata)
+        figure.savefig(file, format=path.suffix.lower()[1:], dpi=160, metadata=metadata)
     return path

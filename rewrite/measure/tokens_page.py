@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from rewrite.errors import FileError
+from rewrite.disk import write
 
 from .tokens import Passage, Scale, TokenEffects, mean, visible
 
@@ -28,13 +28,7 @@ def write_page(effects: TokenEffects, path: Path) -> Path:
         legend=[scale.color(abs(x), x) for x in np.linspace(-1, 1, 2 * STEPS + 1) * scale.limit],
         passages=[_passage(passage, scale) for passage in effects.passages],
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror}): choose a folder that you "
-                        "may write to") from error
-    return path
+    return write(path, text)
 
 
 def _passage(passage: Passage, scale: Scale) -> dict[str, Any]:

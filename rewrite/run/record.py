@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewrite import disk
 from rewrite.errors import FileError
 from rewrite.measure import Pairs
 from rewrite.parts import Components
@@ -38,12 +39,10 @@ class Record:
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             whole = text[: text.rfind("\n") + 1] or first  # a line that was cut off is not done
-            if first.startswith(text):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            else:
+            if not first.startswith(text):
                 self._check(whole if "\n" in text else text, head)
             if whole != text:
-                path.write_text(whole, encoding="utf-8")
+                disk.write(path, whole)
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"{path} cannot hold the rows of a sweep ({error}): choose a file "
                             "in a folder that you may write to") from error
@@ -76,8 +75,7 @@ class Record:
         lines = [json.dumps({"row": number, **{
             k: None if isinstance(v, float) and isnan(v) else v for k, v in row.items()}})
             for number, row in rows.items()]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        disk.append(self.path, "".join(f"{line}\n" for line in lines))
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_a_session_goes_on_from_its_file(log: Refined, tmp_path: Path) -> None:
         with pytest.raises(FileError, match=f"(?s){says}.*give another file, or remove this one"):
             refine(nothing(), PAIRS, "logit_diff", **call)
     (tmp_path / "blocked").write_text("")
-    with pytest.raises(FileError, match="cannot hold the log"):
+    with pytest.raises(FileError, match="cannot be written"):
         refine(nothing(), PAIRS, "logit_diff", **call | {"file": tmp_path / "blocked" / "x.json"})
 
 

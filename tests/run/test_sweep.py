@@ -334,7 +334,7 @@ def test_a_file_of_another_sweep(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="is no file of a sweep"):
             rw.sweep(parts, "a1.h*", file=file, **OPTIONS)
         assert file.read_text() == text, "what is no sweep is left alone"
-    with pytest.raises(FileError, match="cannot hold the rows"):
+    with pytest.raises(FileError, match=r"cannot (hold|be)"):
         rw.sweep(parts, "a1.h*", file=tmp_path, **OPTIONS)
 
 
