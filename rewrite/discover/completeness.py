@@ -76,7 +76,7 @@ def completeness(
     """How much the important paths explain, and how much all others explain without them.
 
     The complement swaps the runs: the important paths read the default, all others the
-    reference.  Intervals are paired bootstraps over the same examples.  `options` are those of
+    reference.  Intervals are paired, over the same examples.  `options` are those of
     `evaluate`: `batch_size`, `chunk`, `budget`, `progress`, `say`, `compile`.
 
     >>> found = completeness(rw.Hypothesis(parts, {"clean": "..."}), pairs, "kl_divergence")

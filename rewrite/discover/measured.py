@@ -49,7 +49,7 @@ class Measured:
 
     def explained(self) -> list[Estimate]:
         """What each hypothesis explains."""
-        return [less(left) for left in self.shares(self.effects)]
+        return [left.complement for left in self.shares(self.effects)]
 
     def gains(self) -> list[Estimate]:
         """What each hypothesis explains beyond the first."""
@@ -90,12 +90,3 @@ def side_by_side(
     return Measured(np.stack([result.effects for result in results]), null, results[0].metric,
                     tuple(results[0].notes))
 
-
-def less(share: Estimate) -> Estimate:
-    """One minus a share: what is explained, from what is not.
-
-    >>> print(less(Estimate(0.25, 0.0, 0.5)))
-    0.750 [0.500, 1.000]
-    """
-    value, low, high = (round(1 - end, 12) for end in (share.value, share.high, share.low))
-    return replace(share, value=value, low=low, high=high)

@@ -14,7 +14,7 @@ from .metrics import (
 )
 from .pairs import Pairs
 from .result import Result, draw_ladder, ladder_table
-from .stats import Estimate, aue, bootstrap, explained
+from .stats import Estimate, aue, explained
 from .tokens import Passage, TokenEffects
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "TokenEffects",
     "as_metric",
     "aue",
-    "bootstrap",
     "custom",
     "draw_ladder",
     "explained",

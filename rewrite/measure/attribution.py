@@ -89,6 +89,7 @@ def draw_changes(
     for sign, color in ((changes < 0, BLUE), (changes >= 0, ORANGE)):
         axes.scatter(changes[sign], rows[sign], s=size, color=color, alpha=0.55, linewidths=0,
                      zorder=2)
+    axes.set_xlim(axes.get_xlim())  # the interval of two draws may be wider than the picture
     low, high = np.array(columns["low"]), np.array(columns["high"])
     known = np.flatnonzero(~np.isnan(low))
     axes.hlines(known, low[known], high[known], color=INK if labelled else GREY,

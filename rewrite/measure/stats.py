@@ -4,34 +4,44 @@
     ATE = AUE of the null hypothesis              average total effect
     explained = 1 - AUE / ATE                     may be negative
 
-Source: Goldowsky-Dill, MacLeod, Sato, Arora 2023, "Localizing Model Behavior with Path Patching".
+Effects are skewed, so intervals are studentized: resampled data sets say how far, in standard
+errors, a mean lies from the true one, and each end is the farther of that and Student's t.  The
+ratio `AUE / ATE` is every r at which the mean of `effect - r * null effect` may be zero (Fieller).
+docs/statistics.md shows how often these intervals hold the true value.
+
+Sources: Goldowsky-Dill, MacLeod, Sato, Arora 2023, "Localizing Model Behavior with Path Patching";
+Efron and Tibshirani 1993, chapter 12 (bootstrap-t); Fieller 1954.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import isnan, nan
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import t as student
 from torch import Tensor
 
 from rewrite.errors import DataError
 
 Effects = Float[np.ndarray, " example"]
-Statistic = Callable[[Mapping[str, np.ndarray]], Any]
+Rows = Float[np.ndarray, "row example"]
+
+ENOUGH = 20
+"""From so many examples on, intervals hold about as often as they say (docs/statistics.md)."""
 
 _CHUNK = 1 << 22  # resampled values held at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the interval that `level` of resampled data sets give it.
+    """A value and the interval that holds the true one with probability `level`.
 
     `low` and `high` are nan where no interval exists, `value` is nan where the value does not;
-    `note` says why.
+    `note` says why, or that examples are too few to trust the interval.
 
     >>> print(Estimate(0.642, 0.601, 0.688))
     0.642 [0.601, 0.688]
@@ -43,12 +53,27 @@ class Estimate:
     level: float = 0.95
     note: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("value", "low", "high"):
+            if isnan(getattr(self, name)):
+                object.__setattr__(self, name, nan)  # one nan equals itself, so estimates do too
+
     def __str__(self) -> str:
         if isnan(self.value):
             return f"undefined ({self.note})" if self.note else "undefined"
         if isnan(self.low):
             return f"{_short(self.value)} [no interval]"
         return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
+
+    @property
+    def complement(self) -> Estimate:
+        """One minus a share: what is explained, from what is not.
+
+        >>> print(Estimate(0.25, 0.0, 0.5).complement)
+        0.750 [0.500, 1.000]
+        """
+        value, low, high = (round(1 - end, 12) for end in (self.value, self.high, self.low))
+        return replace(self, value=value, low=low, high=high)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no nan: null instead."""
@@ -57,75 +82,26 @@ class Estimate:
         return {**shown, "level": self.level, **({"note": self.note} if self.note else {})}
 
 
-def bootstrap(
-    effects: Mapping[str, Effects],
-    statistic: Statistic,
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Percentile bootstrap of a statistic of per-example values, *paired* across its arguments.
-
-    Every draw picks the same examples from each array `[n]`, so that what varies from example
-    to example alike cancels.  `statistic` gets arrays `[draws, n]` (and `[n]`) and reduces the
-    last axis.
-
-    >>> print(bootstrap({"x": np.zeros(9)}, lambda v: v["x"].mean(-1)))
-    0.000 [0.000, 0.000]
-
-    Raises DataError for arrays that are empty, unequal in length or not finite.
-    Source: Efron and Tibshirani 1993, chapter 13.
-    """
-    arrays = _checked(effects)
-    if draws < 1 or not 0 < level < 1:
-        raise DataError(f"draws >= 1 and 0 < level < 1 are needed, found {draws} and {level}")
-    n = len(next(iter(arrays.values())))
-    value = float(statistic(arrays))
-    if n == 1:
-        return Estimate(value, nan, nan, level, "one example gives no interval")
-    if isnan(value):
-        return Estimate(nan, nan, nan, level)
-    drawn = [np.asarray(statistic({name: x[index] for name, x in arrays.items()}))
-             for index in _resampled(n, draws, seed)]
-    values = np.concatenate(drawn)
-    undefined = ~np.isfinite(values)
-    note = f"undefined in {undefined.mean():.1%} of resampled data sets" if undefined.any() else ""
-    if undefined.mean() > 1 - level:
-        return Estimate(value, nan, nan, level, note)
-    tail = (1 - level) / 2
-    low, high = np.quantile(values[~undefined], [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), level, note)
-
-
 def means(
-    effects: Float[np.ndarray, "row example"], *, draws: int = 2000, seed: int = 0,
-    level: float = 0.95,
+    effects: Rows, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Float[np.ndarray, "row 3"]:
     """`aue` of many rows at once, all resampled alike: value, low and high of each.
 
     >>> means(np.array([[1.0, 3.0], [0.0, 0.0]]))[:, 0].tolist()
     [2.0, 0.0]
     """
-    n = effects.shape[1]
     value = effects.mean(1)
-    if n == 1:
+    if effects.shape[1] == 1:
         return np.stack([value, np.full_like(value, nan), np.full_like(value, nan)], 1)
-    drawn: list[np.ndarray] = []
-    for index in _resampled(n, draws, seed):
-        taken = np.zeros((len(index), n))
-        np.add.at(taken, (np.arange(len(index))[:, None], index), 1)
-        drawn.append(taken @ effects.T / n)
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
-    return np.stack([value, low, high], 1)
+    few, many = _errors(effects - value[:, None], draws, seed, level)
+    scale = _standard_error(effects)
+    return np.stack([value, value - many * scale, value - few * scale], 1)
 
 
 def ratios(
-    rows: Float[np.ndarray, "row example"], null_effects: Effects, *, draws: int = 2000,
-    seed: int = 0, level: float = 0.95,
+    rows: Rows, null_effects: Effects, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> list[Estimate]:
-    """Mean of each row over the mean of the null's effects, all resampled alike (paired).
+    """Mean of each row over the mean of the null's effects, example by example (paired).
 
     A row of effects gives the share that is left unexplained, `1 - explained`; a difference of
     two such rows gives what one hypothesis explains beyond the other.
@@ -133,38 +109,78 @@ def ratios(
     >>> print(ratios(np.array([[1.0, 0.0], [2.0, 2.0]]), np.array([2.0, 2.0]))[1])
     1.000 [1.000, 1.000]
 
-    Undefined where the mean of the null's effects is zero, as `explained` is.
+    Undefined where the mean of the null's effects is zero, or not clearly away from zero.
     """
     null, n = as_effects(null_effects, "null_effects"), rows.shape[1]
-    if null.mean() == 0:
+    total = aue(null, draws=draws, seed=seed, level=level)
+    if total.value == 0:
         return [Estimate(nan, nan, nan, level, "ATE is zero: nothing to explain")] * len(rows)
-    values = rows.mean(1) / null.mean()
+    values = rows.mean(1) / total.value
     if n == 1:
-        note = "one example gives no interval"
-        return [Estimate(float(value), nan, nan, level, note) for value in values]
+        return [Estimate(float(value), nan, nan, level, total.note) for value in values]
+    unclear, why = total.low <= 0 <= total.high, f"ATE is not clearly away from zero, {total}"
+    if unclear and n >= ENOUGH:
+        return [Estimate(nan, nan, nan, level, why)] * len(rows)
+    few, many = _errors(rows - values[:, None] * null, draws, seed, level)
+    low, high = _fieller(rows, null, many, -1), _fieller(rows, null, few, 1)
+    found: list[Estimate] = []
+    for value, below, above in zip(values.tolist(), low.tolist(), high.tolist(), strict=True):
+        if unclear or isnan(below) or isnan(above):
+            found.append(Estimate(value, nan, nan, level, why))
+        else:
+            found.append(Estimate(value, below, above, level, total.note))
+    return found
+
+
+def _fieller(rows: Rows, null: Effects, errors: np.ndarray, side: int) -> np.ndarray:
+    """The r on one side at which `mean(row - r * null)` is so many standard errors from zero.
+
+        (mean(row) - r mean(null))^2 = errors^2 (var(row) - 2 r cov(row, null) + r^2 var(null)) / n
+    """
+    n, square = len(null), errors**2
+    row, other = rows - rows.mean(1)[:, None], null - null.mean()
+    share = square / (n * (n - 1))
+    a = null.mean() ** 2 - share * (other @ other)
+    b = rows.mean(1) * null.mean() - share * (row @ other)
+    c = rows.mean(1) ** 2 - share * (row**2).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(a > 0, (b + side * np.sqrt(np.maximum(b**2 - a * c, 0))) / a, nan)
+
+
+def _errors(
+    residuals: Rows, draws: int, seed: int, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many standard errors below and above the true mean a mean may lie, for each row.
+
+    A resampled data set may hold one value many times and so have hardly any spread: its standard
+    error counts as at least half of that of the data.
+    """
+    if draws < 1 or not 0 < level < 1:
+        raise DataError(f"draws >= 1 and 0 < level < 1 are needed, found {draws} and {level}")
+    n = residuals.shape[1]
+    least = _standard_error(residuals) / 2
     drawn: list[np.ndarray] = []
-    for index in _resampled(n, draws, seed):
-        taken = np.zeros((len(index), n))
-        np.add.at(taken, (np.arange(len(index))[:, None], index), 1)
+    for counts in _resampled(n, draws, seed):
+        mean = counts @ residuals.T / n
+        spread = np.maximum(counts @ residuals.T**2 / n - mean**2, 0) / (n - 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            drawn.append(taken @ rows.T / (taken @ null)[:, None])
-    found = np.concatenate(drawn)
-    defined = np.isfinite(found).all(1)
-    note = "" if defined.all() else f"undefined in {1 - defined.mean():.1%} of resampled data sets"
-    if defined.mean() < level:
-        return [Estimate(float(value), nan, nan, level, note) for value in values]
+            drawn.append(np.nan_to_num(mean / np.maximum(np.sqrt(spread), least)))
     tail = (1 - level) / 2
-    low, high = np.quantile(found[defined], [tail, 1 - tail], axis=0)
-    columns = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [Estimate(value, a, b, level, note) for value, a, b in columns]
+    few, many = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    known = float(student.ppf(1 - tail, n - 1))
+    return np.minimum(few, -known), np.maximum(many, known)
+
+
+def _standard_error(rows: Rows) -> np.ndarray:
+    return rows.std(1, ddof=1) / rows.shape[1] ** 0.5
 
 
 def _resampled(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Which examples each draw takes, `[some draws, n]`: the same for equal arguments."""
+    """How often each draw takes each example, `[some draws, n]`: the same for equal arguments."""
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK // n)
     for start in range(0, draws, chunk):
-        yield rng.integers(0, n, size=(min(chunk, draws - start), n))
+        yield rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, draws - start)).astype(float)
 
 
 def aue(effects: Effects, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
@@ -175,7 +191,9 @@ def aue(effects: Effects, *, draws: int = 2000, seed: int = 0, level: float = 0.
     >>> aue(np.array([1.0, 3.0])).value
     2.0
     """
-    return bootstrap({"effects": effects}, _mean, draws=draws, seed=seed, level=level)
+    found = as_effects(effects)
+    ((value, low, high),) = means(found[None], draws=draws, seed=seed, level=level).tolist()
+    return Estimate(value, low, high, level, _few(len(found)))
 
 
 def explained(
@@ -188,15 +206,18 @@ def explained(
 ) -> Estimate:
     """Proportion explained, `1 - AUE / ATE`: 1 is everything, 0 no more than the null.
 
-    Undefined (nan, with a note) where the average total effect is zero.
+    Undefined (nan, with a note) where the average total effect is zero, or not clearly away
+    from it.
 
     >>> explained(np.array([1.0, 0.0]), np.array([2.0, 2.0])).value
     0.75
     """
-    both = {"effects": effects, "null_effects": null_effects}
-    if _checked(both)["null_effects"].mean() == 0:
-        return Estimate(nan, nan, nan, level, "ATE is zero: nothing to explain")
-    return bootstrap(both, _explained, draws=draws, seed=seed, level=level)
+    row, null = as_effects(effects), as_effects(null_effects, "null_effects")
+    if len(row) != len(null):
+        counts = {"effects": len(row), "null_effects": len(null)}
+        raise DataError(f"one value per example is needed from each; found numbers {counts}")
+    (share,) = ratios(row[None], null, draws=draws, seed=seed, level=level)
+    return share.complement
 
 
 def as_array(values: Any, dtype: Any) -> np.ndarray:
@@ -222,21 +243,11 @@ def as_effects(values: object, name: str = "effects") -> Effects:
     return array
 
 
-def _checked(effects: Mapping[str, Effects]) -> dict[str, np.ndarray]:
-    arrays = {name: as_effects(values, name) for name, values in effects.items()}
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) != 1:
-        raise DataError(f"one value per example is needed from each; found numbers {counts}")
-    return arrays
-
-
-def _mean(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    return values["effects"].mean(-1)
-
-
-def _explained(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1 - values["effects"].mean(-1) / values["null_effects"].mean(-1)
+def _few(n: int) -> str:
+    """What an interval of so few examples is worth; empty if they are enough."""
+    if n == 1:
+        return "one example gives no interval"
+    return f"too few examples for a sure interval: {n}, of {ENOUGH} at least" if n < ENOUGH else ""
 
 
 def _short(x: float) -> str:

@@ -57,7 +57,7 @@ def evaluate(
     `compile=True`, or a mode of `torch.compile`, runs compiled (see `rw.compiled`).
 
     Returns results with AUE, ATE and proportion explained (Goldowsky-Dill et al. 2023,
-    section 2), each with a paired bootstrap interval; what had to be made smaller to fit, and
+    section 2), each with a paired interval; what had to be made smaller to fit, and
     in how many examples a position is empty or the runs are equal, is in their notes, and told
     to `say`.  Raises `DataError` if the pairs lack a run of the hypotheses, if a position is
     empty in all examples, or if one hypothesis on one example is beyond the budget.

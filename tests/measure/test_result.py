@@ -105,6 +105,7 @@ def test_text_and_html():
         "  ATE        2.000 [2.000, 2.000]",
         "  logit_diff, null: nothing important, n = 2",
         "  note: hm",
+        "  note: too few examples for a sure interval: 2, of 20 at least",
     ]
     html = result._repr_html_()
     assert "a&lt;5&gt;" in html and "0.500 [0.500, 0.500]" in html and "note: hm" in html
