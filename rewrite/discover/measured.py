@@ -89,4 +89,3 @@ def side_by_side(
                         f"{results[0].metric}: there is nothing to explain")
     return Measured(np.stack([result.effects for result in results]), null, results[0].metric,
                     tuple(results[0].notes))
-

@@ -28,7 +28,7 @@ from rewrite.run.record import digest_of_model, digest_of_pairs
 
 STEPS = "all steps are used"
 GOAL = "the goal is reached"
-NOTHING = "no candidate gains more than the tolerance"
+NOTHING = "no candidate gains more than the tolerance for sure"
 
 
 def refine(

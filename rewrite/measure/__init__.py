@@ -14,7 +14,7 @@ from .metrics import (
 )
 from .pairs import Pairs
 from .result import Result, draw_ladder, ladder_table
-from .stats import Estimate, aue, explained
+from .stats import Estimate, aue, explained, p_values
 from .tokens import Passage, TokenEffects
 
 __all__ = [
@@ -37,4 +37,5 @@ __all__ = [
     "logit_diff",
     "loss_diff",
     "metric",
+    "p_values",
 ]

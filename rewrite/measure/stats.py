@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from rewrite.errors import DataError
@@ -32,6 +32,9 @@ Rows = Float[np.ndarray, "row example"]
 
 ENOUGH = 20
 """From so many examples on, intervals hold about as often as they say (docs/statistics.md)."""
+
+DECIDE = 4
+"""A mean that rests on fewer examples than this has a note (`few_examples`)."""
 
 _CHUNK = 1 << 22  # resampled values held at once
 
@@ -124,11 +127,12 @@ def ratios(
     few, many = _errors(rows - values[:, None] * null, draws, seed, level)
     low, high = _fieller(rows, null, many, -1), _fieller(rows, null, few, 1)
     found: list[Estimate] = []
-    for value, below, above in zip(values.tolist(), low.tolist(), high.tolist(), strict=True):
+    for row, value, below, above in zip(rows, values.tolist(), low.tolist(), high.tolist(),
+                                        strict=True):
         if unclear or isnan(below) or isnan(above):
             found.append(Estimate(value, nan, nan, level, why))
         else:
-            found.append(Estimate(value, below, above, level, total.note))
+            found.append(Estimate(value, below, above, level, total.note or few_examples(row)))
     return found
 
 
@@ -150,13 +154,23 @@ def _fieller(rows: Rows, null: Effects, errors: np.ndarray, side: int) -> np.nda
 def _errors(
     residuals: Rows, draws: int, seed: int, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many standard errors below and above the true mean a mean may lie, for each row.
+    """How many standard errors below and above the true mean a mean may lie, for each row."""
+    if not 0 < level < 1:
+        raise DataError(f"0 < level < 1 is needed, found {level}")
+    tail = (1 - level) / 2
+    few, many = np.quantile(_studentized(residuals, draws, seed), [tail, 1 - tail], axis=0)
+    known = float(stdtrit(residuals.shape[1] - 1, 1 - tail))
+    return np.minimum(few, -known), np.maximum(many, known)
+
+
+def _studentized(residuals: Rows, draws: int, seed: int) -> Float[np.ndarray, "draw row"]:
+    """Means of resampled data sets, each in its own standard errors.
 
     A resampled data set may hold one value many times and so have hardly any spread: its standard
     error counts as at least half of that of the data.
     """
-    if draws < 1 or not 0 < level < 1:
-        raise DataError(f"draws >= 1 and 0 < level < 1 are needed, found {draws} and {level}")
+    if draws < 1:
+        raise DataError(f"draws >= 1 is needed, found {draws}")
     n = residuals.shape[1]
     least = _standard_error(residuals) / 2
     drawn: list[np.ndarray] = []
@@ -165,10 +179,27 @@ def _errors(
         spread = np.maximum(counts @ residuals.T**2 / n - mean**2, 0) / (n - 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             drawn.append(np.nan_to_num(mean / np.maximum(np.sqrt(spread), least)))
-    tail = (1 - level) / 2
-    few, many = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
-    known = float(student.ppf(1 - tail, n - 1))
-    return np.minimum(few, -known), np.maximum(many, known)
+    return np.concatenate(drawn)
+
+
+def p_values(rows: Rows, *, draws: int = 2000, seed: int = 0) -> Float[np.ndarray, " row"]:
+    """How often rows whose true mean is zero lie as far from it, in either direction, as these.
+
+    The larger of Student's t and the bootstrap-t: below 0.05 where the interval of `means` does
+    not hold zero.  nan for one example, and for values that are nan.
+
+    >>> p_values(np.array([[1.0, 1.1, 0.9, 1.0], [1.0, -1.0, 2.0, -2.0]])).round(2).tolist()
+    [0.0, 1.0]
+    """
+    n, value = rows.shape[1], rows.mean(1)
+    if n == 1:
+        return np.full_like(value, nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.nan_to_num(value / _standard_error(rows))  # 0/0: nothing was changed
+    drawn = _studentized(rows - value[:, None], draws, seed)
+    beyond = np.where(found > 0, (drawn >= found).mean(0), (drawn <= found).mean(0))
+    p = np.minimum(np.maximum(2 * stdtr(n - 1, -abs(found)), 2 * beyond), 1.0)
+    return np.where(np.isnan(value), nan, p)
 
 
 def _standard_error(rows: Rows) -> np.ndarray:
@@ -193,7 +224,7 @@ def aue(effects: Effects, *, draws: int = 2000, seed: int = 0, level: float = 0.
     """
     found = as_effects(effects)
     ((value, low, high),) = means(found[None], draws=draws, seed=seed, level=level).tolist()
-    return Estimate(value, low, high, level, _few(len(found)))
+    return Estimate(value, low, high, level, few_examples(found))
 
 
 def explained(
@@ -243,11 +274,25 @@ def as_effects(values: object, name: str = "effects") -> Effects:
     return array
 
 
-def _few(n: int) -> str:
-    """What an interval of so few examples is worth; empty if they are enough."""
+def few_examples(effects: np.ndarray) -> str:
+    """Why an interval of these values is not to be trusted; empty if it is.
+
+    >>> few_examples(np.ones(3))
+    'too few examples for a sure interval: 3, of 20 at least'
+    >>> few_examples(np.array([5.0] + 29 * [0.0]))
+    'few examples decide: the mean rests on about 1 of 30, so the interval is not sure'
+    """
+    n = len(effects)
     if n == 1:
         return "one example gives no interval"
-    return f"too few examples for a sure interval: {n}, of {ENOUGH} at least" if n < ENOUGH else ""
+    if n < ENOUGH:
+        return f"too few examples for a sure interval: {n}, of {ENOUGH} at least"
+    weight = abs(effects).sum()
+    share = weight**2 / (n * (effects**2).sum()) if weight else 1.0
+    if share * n < DECIDE:
+        return (f"few examples decide: the mean rests on about {max(round(share * n), 1)} of {n}, "
+                "so the interval is not sure")
+    return ""
 
 
 def _short(x: float) -> str:

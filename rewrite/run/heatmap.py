@@ -16,9 +16,13 @@ WIDEST, TALLEST = 24.0, 18.0  # inches
 
 
 def heatmap(
-    grid: pd.DataFrame, path: Path, title: str, label: str, columns: str = "head"
+    grid: pd.DataFrame, path: Path, title: str, label: str, columns: str = "head",
+    dots: pd.DataFrame | None = None, meaning: str = "",
 ) -> Path:
-    """Draw `grid` with a colour scale around zero; its first row is below."""
+    """Draw `grid` with a colour scale around zero; its first row is below.
+
+    Cells that hold in `dots` have a dot, and a line below says what that means.
+    """
     values = grid.to_numpy(dtype=float)
     rows, count = values.shape
     figure = new_figure(min(WIDEST, max(5.0, 1.8 + 0.42 * count)),
@@ -34,7 +38,10 @@ def heatmap(
                     fontsize=7 if turned else None)
     shown = _spaced(rows, int(TALLEST / 0.16))
     axes.set_yticks(shown, [str(grid.index[i]) for i in shown], fontsize=8)
-    axes.set_xlabel(columns)
+    marked = np.argwhere(dots.to_numpy(dtype=bool)) if dots is not None else np.empty((0, 2))
+    if len(marked):
+        axes.scatter(marked[:, 1], marked[:, 0], s=4, color="0.45", linewidths=0)
+    axes.set_xlabel(f"{columns}\n\N{BULLET} {meaning}" if len(marked) else columns)
     axes.set_title(title, fontsize=10)
     axes.tick_params(length=0)
     for side in axes.spines.values():

@@ -19,7 +19,7 @@ from rewrite.parts import Components
 
 ROW: Mapping[str, type | tuple[type, ...]] = {
     "row": int, "sender": str, "receiver": str, "paths": str,
-    **dict.fromkeys(("effect", "low", "high", "change"), (float, int, type(None)))}
+    **dict.fromkeys(("effect", "low", "high", "change", "p"), (float, int, type(None)))}
 """What a row holds; JSON has no nan, so that is null."""
 
 

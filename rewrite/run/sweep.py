@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rewrite.errors import BackendError, HypothesisError, PathError, UnknownName, near, reading
+from rewrite.errors import (
+    BackendError,
+    DataError,
+    HypothesisError,
+    PathError,
+    UnknownName,
+    near,
+    reading,
+)
 from rewrite.expand import Hypothesis
 from rewrite.measure import Measure, Pairs, as_metric
-from rewrite.measure.stats import means
+from rewrite.measure.stats import few_examples, means, p_values
 from rewrite.parts import Components
 from rewrite.parts.names import head_cell
 from rewrite.paths import PathSet
@@ -29,7 +38,9 @@ from rewrite.run.remote import RowFailed
 from rewrite.run.task import Found, Task
 from rewrite.run.view import View
 
-COLUMNS = ("effect", "low", "high", "change")
+COLUMNS = ("effect", "low", "high", "change", "p")
+RATE = 0.05
+"""Share of cells that a picture may take for more than noise, and that are not."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,9 @@ class Sweep:
 
     `table` has `sender`, `receiver`, `effect` (mean of the metric between reference and
     patched model), the interval of the effect (`low`, `high`), `change` (mean signed change of
-    the score), and `paths`: the set that was patched, as `rw.paths` reads it.  A row is what
+    the score), `p` (how often noise alone makes a mean change as large: `rw.measure.p_values`;
+    nan where the metric has no score), and `paths`: the set that was patched, as `rw.paths`
+    reads it.  A row is what
     `evaluate` gives for `Hypothesis(parts, {patch: row.paths}, default=reference)`: `effect`
     is its AUE.  `notes` say what had to be made smaller to fit into memory, and `read` what the
     metric reads of the outputs.
@@ -88,8 +101,45 @@ class Sweep:
                 grid.loc[cell] = value
         return grid
 
-    def draw(self, path: str | Path, column: str = "change") -> Path:
-        """Heatmap of the grid, to SVG, PNG or PDF by suffix; of effects if no score changes."""
+    def discoveries(self, rate: float = RATE, method: str = "bh") -> pd.DataFrame:
+        """The rows whose score changes for sure: of these, a share `rate` at most is noise.
+
+        Many rows are asked at once, and one in twenty of those that do nothing has an interval
+        that does not hold zero.  So the false-discovery rate is controlled, not each row's error.
+        `method` is that of `scipy.stats.false_discovery_control`: "bh" (Benjamini and Hochberg
+        1995) where rows depend on each other positively, as they mostly do, "by" (Benjamini and
+        Yekutieli 2001) for any dependence.
+
+        >>> found = rw.sweep(parts, pairs=pairs, metric="logit_diff")
+        >>> len(found.discoveries(0.05)) <= len(found.table)
+        True
+
+        Raises `DataError` where there is no `p`: the metric has no score, or there is one example.
+        """
+        return self.table[self._clear(rate, method)]
+
+    def _clear(self, rate: float, method: str = "bh") -> np.ndarray:
+        """Of each row, whether its change is told from noise."""
+        p = self.table["p"].to_numpy(dtype=float) if "p" in self.table else np.array([nan])
+        if np.isnan(p).any():
+            raise DataError(
+                "discoveries ask how sure the sign of a change is, and these rows have no p: "
+                + ("give two examples at least" if self.n == 1 else
+                   f"{self.metric} has no score that rises and falls; measure logit_diff, or read "
+                   "the column low"))
+        if not 0 < rate < 1 or method not in ("bh", "by"):
+            raise DataError(f"discoveries(rate, method) need 0 < rate < 1 and 'bh' or 'by', found "
+                            f"{rate} and {method!r}")
+        from scipy.stats import false_discovery_control  # half a second, only where asked
+
+        return false_discovery_control(p, method=method) <= rate
+
+    def draw(self, path: str | Path, column: str = "change", rate: float = RATE) -> Path:
+        """Heatmap of the grid, to SVG, PNG or PDF by suffix; of effects if no score changes.
+
+        A dot marks cells that are within noise, where the false-discovery rate among the others
+        is `rate` (`discoveries`).
+        """
         from rewrite.run.heatmap import heatmap
 
         if column == "change" and np.isnan(self.table[column].to_numpy(dtype=float)).all():
@@ -97,14 +147,18 @@ class Sweep:
         what = "edge from each sender" if self.has_edges else (
             "path from each head" if self.receiver else "all paths through each head")
         title = f"{what}{' to ' * bool(self.receiver)}{self.receiver}, {self.metric}, n = {self.n}"
-        if self.has_edges:
-            return heatmap(self.grid(column), Path(path), title, column, "receiver")
-        return heatmap(self.grid(column), Path(path), title, column)
+        noise = None
+        if "p" in self.table and not self.table["p"].isna().any():
+            table = self.table.assign(p=np.where(self._clear(rate), 0.0, 1.0))
+            noise = replace(self, table=table).grid("p") == 1
+        return heatmap(self.grid(column), Path(path), title, column,
+                       "receiver" if self.has_edges else "head", noise,
+                       f"within noise (false-discovery rate {rate:g})")
 
     def _check(self, column: str) -> None:
-        if column not in COLUMNS:
-            raise UnknownName(f"a sweep has no column of numbers {column!r}; "
-                              f"{near(column, COLUMNS)}")
+        known = [name for name in COLUMNS if name in self.table]
+        if column not in known:
+            raise UnknownName(f"a sweep has no column of numbers {column!r}; {near(column, known)}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -121,7 +175,8 @@ class Sweep:
 
     def __str__(self) -> str:
         to = f" to {self.receiver}" if self.receiver else ""
-        notes = "".join(f"\nnote: {note}" for note in self.notes)
+        few = few_examples(np.ones(self.n))
+        notes = "".join(f"\nnote: {note}" for note in (*self.notes, few) if note)
         of = f" of {self.read}" if self.read else ""
         return f"sweep{to}, {self.metric}{of}, n = {self.n}\n{self.table}{notes}"
 
@@ -270,7 +325,7 @@ def _named(asked: Sequence[Asked], found: Iterator[Found]) -> Iterator[Found]:
 
 def _rows(asked: list[Asked], found: Found) -> list[dict[str, Any]]:
     columns = zip(asked, means(found.effects).tolist(), found.changes.mean(1).tolist(),
-                  strict=True)
+                  p_values(found.changes).tolist(), strict=True)
     return [{"sender": a.sender, "receiver": a.receiver, "effect": value, "low": low,
-             "high": high, "change": by, "paths": str(a.paths)}
-            for a, (value, low, high), by in columns]
+             "high": high, "change": by, "p": p, "paths": str(a.paths)}
+            for a, (value, low, high), by, p in columns]

@@ -73,8 +73,10 @@ def test_the_log_of_refining_round_trips(
     parts: rw.Components, pairs: rw.Pairs, tmp_path: Path
 ) -> None:
     start = rw.Hypothesis(parts, {"clean": "m1"})
-    call: dict[str, Any] = {"metric": "logit_diff", "goal": 1.0, "tolerance": 0.001,
+    call: dict[str, Any] = {"metric": "kl_divergence", "goal": 1.0, "tolerance": 0.001,
                             "candidates": ["swap", "extend"], "by": "gain"}
+    pairs = rw.Pairs.from_tensors({run: {"input_ids": tokens(40, 6, seed)}
+                                   for run, seed in (("clean", 1), ("corrupt", 2))})
     log = rw.refine(start, pairs, steps=1, **call)
     file = rw.save(log, tmp_path / "new" / "log.json")
     again = rw.load(file, parts)

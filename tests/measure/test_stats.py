@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 from rewrite.errors import DataError
 from rewrite.measure import Estimate, aue, explained
-from rewrite.measure.stats import ENOUGH, means, ratios
+from rewrite.measure.stats import ENOUGH, few_examples, means, p_values, ratios
 
 
 def test_values_by_hand():
@@ -105,6 +105,37 @@ def test_few_examples_are_said():
     few, enough = (aue(rng.exponential(size=n)) for n in (ENOUGH - 1, ENOUGH))
     assert few.note == "too few examples for a sure interval: 19, of 20 at least"
     assert not enough.note
+
+
+def test_a_mean_that_few_examples_decide_says_so():
+    rare = np.array([3.0, 4.0] + 38 * [0.01])
+    assert aue(rare).note.startswith("few examples decide: the mean rests on about 2 of 40")
+    assert not few_examples(np.random.default_rng(8).exponential(size=40))
+    assert explained(rare, np.full(40, 5.0)).note.startswith("few examples decide")
+    assert not few_examples(np.zeros(40))
+
+
+@pytest.mark.parametrize("n, most", [(ENOUGH, 0.065), (100, 0.06)])
+@pytest.mark.parametrize("name", ["normal", "exponential"])
+def test_p_values_are_small_as_often_as_they_say(name, n, most):
+    rng = np.random.default_rng(11)
+    rows = rng.normal(size=(2000, n)) if name == "normal" else rng.exponential(1, (2000, n)) - 1
+    assert 0.03 <= (p_values(rows, draws=999) < 0.05).mean() <= most
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_p_values_and_intervals_say_the_same(seed):
+    rows = np.random.default_rng(seed).gamma(1, 1, (200, 25)) - 0.8
+    _, low, high = means(rows, draws=1000).T
+    p = p_values(rows, draws=1000)
+    sure = abs(p - 0.05) > 0.004  # a quantile lies between two draws
+    assert ((p < 0.05) == ((low > 0) | (high < 0)))[sure].all() and sure.sum() > 150
+
+
+def test_p_values_where_nothing_varies():
+    assert p_values(np.array([[0.0, 0.0], [2.0, 2.0]])).tolist() == [1.0, 0.0]
+    assert np.isnan(p_values(np.array([[2.0]]))).all()
+    assert np.isnan(p_values(np.array([[nan, nan], [1.0, 2.0]]))).tolist() == [True, False]
 
 
 def test_a_total_effect_that_may_be_zero_gives_no_share():

@@ -47,7 +47,16 @@ def parts_of(family: str) -> rw.Components:
 
 
 def same(found: rw.Sweep, wanted: rw.Sweep) -> bool:
-    return pd.testing.assert_frame_equal(found.table, wanted.table, rtol=1e-5, atol=1e-6) is None
+    """Values to rounding; ends and p come from resampled ratios of small differences."""
+    sure = ["low", "high", "p"]
+    for table in (found.table, wanted.table):
+        assert (table["low"] <= table["effect"]).all() and (table["effect"] <= table["high"]).all()
+    width = (wanted.table["high"] - wanted.table["low"]).max()
+    pd.testing.assert_frame_equal(found.table[sure], wanted.table[sure], rtol=1e-2,
+                                  atol=width / 100)
+    return pd.testing.assert_frame_equal(found.table.drop(columns=sure),
+                                         wanted.table.drop(columns=sure),
+                                         rtol=1e-5, atol=1e-6) is None
 
 
 @pytest.fixture(scope="module")

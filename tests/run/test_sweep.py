@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rewrite as rw
@@ -133,6 +135,41 @@ def test_intervals_are_those_of_single_results() -> None:
         one = aue(row)
         assert (value, low, high) == pytest.approx((one.value, one.low, one.high), rel=1e-12)
     assert np.isnan(means(effects[:, :1])[:, 1:]).all()
+
+
+def test_discoveries_are_few_where_nothing_is_changed(tmp_path: Path) -> None:
+    """Of 200 rows of noise and 20 of signal, nearly all that is found is signal; by hand."""
+    rng = np.random.default_rng(0)
+    changes = np.concatenate([rng.normal(0, 1, (200, 30)), rng.normal(1.5, 1, (20, 30))])
+    p = np.array([ttest_1samp(row, 0).pvalue for row in changes])
+    table = pd.DataFrame({
+        "sender": [f"a{i // 11}.h{i % 11}" for i in range(220)], "receiver": "logits",
+        "effect": 0.0, "low": 0.0, "high": 0.0, "change": changes.mean(1), "p": p, "paths": ""})
+    found = rw.Sweep(table, "logits", "logit_diff", 30)
+    order = np.sort(p)  # Benjamini and Hochberg, by their definition
+    last = max(i for i in range(220) if order[i] <= 0.05 * (i + 1) / 220)
+    sure = found.discoveries()
+    assert len(sure) == last + 1 and 20 <= len(sure) <= 24 < (p < 0.05).sum()
+    assert set(range(200, 220)) <= set(sure.index)
+    assert len(found.discoveries(method="by")) <= len(sure)
+    dots = found.draw(tmp_path / "dots.svg").read_text()
+    assert dots.count("fill: #737373") == 220 - len(sure)
+    bare = replace(found, table=table.drop(columns="p"))
+    assert "fill: #737373" not in bare.draw(tmp_path / "bare.svg").read_text()
+    with pytest.raises(DataError, match="0 < rate < 1 and 'bh' or 'by', found 5"):
+        found.discoveries(5)
+    with pytest.raises(UnknownName, match="no column of numbers 'p'"):
+        bare.top(3, "p")
+
+
+def test_discoveries_need_a_sign_and_examples() -> None:
+    parts = parts_of("gpt2")
+    unsigned = rw.sweep(parts, pairs=pairs_of(), metric="kl_divergence")
+    with pytest.raises(DataError, match="kl_divergence has no score that rises and falls"):
+        unsigned.discoveries()
+    with pytest.raises(DataError, match="give two examples at least"):
+        rw.sweep(parts, pairs=pairs_of(1), metric="logit_diff").discoveries()
+    assert str(unsigned).endswith("note: too few examples for a sure interval: 5, of 20 at least")
 
 
 @pytest.mark.parametrize("columns", ["change", "effect"])
