@@ -110,13 +110,13 @@ class Sweep:
         1995) where rows depend on each other positively, as they mostly do, "by" (Benjamini and
         Yekutieli 2001) for any dependence.
 
-        >>> found = rw.sweep(parts, pairs=pairs, metric="logit_diff")
+        >>> found = rw.sweep(parts, pairs=pairs, metric=rw.loss_diff(position="all"))
         >>> len(found.discoveries(0.05)) <= len(found.table)
         True
 
         Raises `DataError` where there is no `p`: the metric has no score, or there is one example.
         """
-        return self.table[self._clear(rate, method)]
+        return self.table.loc[self._clear(rate, method)]
 
     def _clear(self, rate: float, method: str = "bh") -> np.ndarray:
         """Of each row, whether its change is told from noise."""
@@ -148,7 +148,7 @@ class Sweep:
             "path from each head" if self.receiver else "all paths through each head")
         title = f"{what}{' to ' * bool(self.receiver)}{self.receiver}, {self.metric}, n = {self.n}"
         noise = None
-        if "p" in self.table and not self.table["p"].isna().any():
+        if "p" in self.table and not np.isnan(self.table["p"].to_numpy(dtype=float)).any():
             table = self.table.assign(p=np.where(self._clear(rate), 0.0, 1.0))
             noise = replace(self, table=table).grid("p") == 1
         return heatmap(self.grid(column), Path(path), title, column,
