@@ -108,7 +108,9 @@ class Flow:
         if self.weight_first(node):
             return True
         if node.target in PAIRED:
-            return any(self.chosen(args(node)[i]) for i in PAIRED[node.target])
+            pair = [args(node)[i] for i in PAIRED[node.target]]
+            return any(map(self.chosen, pair)) or (
+                self.flows(node) and any(map(self.from_weights, pair)))
         mixes = "conv" in str(node.target) or "grouped_mm" in str(node.target)
         return mixes and any(self.from_weights(o) for o in node.all_input_nodes)
 

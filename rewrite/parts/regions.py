@@ -75,10 +75,11 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
               for node in known if node in heads]
     known = {node: part for node, part in known.items() if node not in heads}
     layers = [layer for layer in layers if not _owns(known, layer)]
-    # Branches of one projection add up in its section, scores and biases in front of a pattern;
-    # what surgery has put in is one whole.
+    # Branches of one projection add up in its section, scores and biases in front of a pattern,
+    # keys and their convolution in front of a port; what surgery has put in is one whole.
     inside = {node for layer in layers for node in layer.section}
     inside |= {node for node in sums if any(_weighs(flow, layer, node) for layer in layers)}
+    inside |= {node for layer in layers for node in _projected(flow, layer, sums)}
     sums = {node: terms for node, terms in sums.items()
             if node not in inside and node not in known and not _inside(known, node)}
     apart = _apart(flow, granularity or ("stream" if sums else "module"))
@@ -92,7 +93,8 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     writers = {n for n in (*terms, *outputs, *ends, *routers, *apart, *known)
                if flow.flows(n)}
     writers -= {*sums, *flow.sources}
-    writers |= _shared(flow, writers, {*sums, *flow.sources})
+    while more := _shared(flow, writers, {*sums, *flow.sources}) - writers:
+        writers |= more
     stops = {*writers, *sums, *flow.sources}
     ordered = sorted(writers, key=flow.order.__getitem__)
     regions = []
@@ -152,6 +154,41 @@ def _weighs(flow: Flow, layer: Attention, node: fx.Node) -> bool:
     return any(flow.is_before(node, core.result) and any(
         node is product or flow.is_before(product, node) for product, _ in core.ports)
         for core, _ in layer.cores)
+
+
+def _projected(flow: Flow, layer: Attention, sums: Collection[fx.Node]) -> set[fx.Node]:
+    """Sums between the projections to q, k and v and the core that alone reads them."""
+    found: set[fx.Node] = set()
+    near = _near(flow, [args(node)[index] for node, index in layer.ports])
+    for node in sorted(near & set(sums), key=flow.order.__getitem__):
+        others = (_near(flow, [node]) - found - {node}) & {*sums, *flow.sources}
+        if not others and _leads_to(flow, node, layer.results):
+            found.add(node)
+    return found
+
+
+def _near(flow: Flow, ends: list[fx.Node]) -> set[fx.Node]:
+    """Flowing values from which no product with a weight leads to `ends`, and those products."""
+    found: set[fx.Node] = set()
+    stack = [node for node in ends if flow.flows(node)]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend([] if flow.contracts(node) else flow.operands(node))
+    return found
+
+
+def _leads_to(flow: Flow, node: fx.Node, ends: Collection[fx.Node]) -> bool:
+    """Whether every way from a value leads through one of `ends`."""
+    seen, stack = set(ends), [node]
+    while stack:
+        users = [user for user in stack.pop().users if user not in seen]
+        if any(user.op == "output" for user in users):
+            return False
+        seen.update(users)
+        stack.extend(user for user in users if flow.flows(user))
+    return True
 
 
 def _layers(flow: Flow, sums: Collection[fx.Node]) -> tuple[list[Attention], list[str]]:

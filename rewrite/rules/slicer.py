@@ -250,7 +250,8 @@ class Slicer:
     def _count(self, node: fx.Node, operands: Mapping[int | str, Any]) -> None:
         if node.target in CONTRACTIONS and self.flow.contracts(node):
             position = 0 if self.flow.weight_first(node) else CONTRACTIONS[node.target][1]
-            self.count(args(node)[position], operands.get(position, {}))
+            if self.flow.from_weights(args(node)[position]):  # and none that the input chooses
+                self.count(args(node)[position], operands.get(position, {}))
 
     def count(self, weight: fx.Node, pick: Pick) -> None:
         """Add the entries of a slice of `weight` to those that a token is multiplied with."""

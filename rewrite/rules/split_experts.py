@@ -190,10 +190,14 @@ def _rows(node: fx.Node) -> Any:
 
 
 def _router(flow: Flow, numbers: fx.Node, experts: int) -> fx.Node | None:
-    """The product with one feature for each expert that every way to the numbers passes."""
+    """The product with a feature for each expert that every way to the numbers passes.
+
+    In front of a choice it may have more, as where shared experts are weighed too.
+    """
     near = flow.cone(numbers, set()) if flow.flows(numbers) else set()
-    candidates = [n for n in near if flow.contracts(n) and shape(n)[-1] == experts]
-    for node in sorted(candidates, key=flow.order.__getitem__, reverse=True):
+    candidates = {n: shape(n)[-1] == experts for n in near if flow.contracts(n) and (
+        shape(n)[-1] == experts or (shape(n)[-1] > experts and not _is_float(numbers)))}
+    for node in sorted(candidates, key=lambda n: (candidates[n], flow.order[n]), reverse=True):
         around = flow.cone(numbers, {node})
         if around.isdisjoint(flow.sources):
             return node

@@ -391,10 +391,13 @@ DECODERS: tuple[Family, ...] = (
            "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
            "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 4,
            "chunk_size": 8, "use_mamba_kernels": False, "moe_shared_expert_intermediate_size": 16},
-           heads=attending, blocks=mixers),
+           heads=attending,  # each layer is one of an attention, an MLP, a mixer
+           blocks=lambda c: mixers(c) - c.num_hidden_layers),
     Family("zamba", "ZambaForCausalLM", "ZambaConfig", KV | MAMBA1 | {"num_hidden_layers": 3,
            "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "n_mamba_heads": 2,
-           "num_key_value_heads": 4}, heads=attending, blocks=mixers),
+           "num_key_value_heads": 4}, heads=attending,
+           # a mixer in each layer, in some behind an attention and an MLP that they share
+           blocks=lambda c: c.num_hidden_layers + c.layer_types.count("hybrid")),
     Family("lfm2_moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", KV | EXPERTS | {"num_dense_layers": 1,
            "layer_types": ["conv", "full_attention"]}, heads=attending, blocks=mixers),
     Family("lfm3", "Lfm3ForCausalLM", "Lfm3Config",
@@ -402,7 +405,9 @@ DECODERS: tuple[Family, ...] = (
            "layer_types": ["conv", "sliding_attention", "full_attention"]},
            heads=attending, blocks=mixers),
     Family("inkling", "InklingForCausalLM", "InklingTextConfig",
-           GQA | ROUTED | DENSE_SPARSE | SHORT | {"logits_mup_width_multiplier": 2.0}),
+           GQA | ROUTED | DENSE_SPARSE | SHORT | {"logits_mup_width_multiplier": 2.0},
+           # a convolution in time behind each attention, and behind each MLP
+           blocks=lambda c: 3 * c.num_hidden_layers),
     Family("inkling2", "Inkling2ForCausalLM", "Inkling2TextConfig",
            without(GQA | ROUTED | SHORT, "intermediate_size", "n_shared_experts")
            | {"unpadded_vocab_size": VOCAB, "n_layers_per_attn_res_block": 1, "route_scale": 1.0}),

@@ -1,6 +1,7 @@
 """Direct paths by hand: every writer of the original model is frozen by hooks, but one.
 
-All modules of the layers that hold a matrix give what they gave on the corrupt run, call by call;
+All modules of the layers that hold a matrix give what they gave on the corrupt run, call by call,
+and so do products with the matrices of modules that are never called themselves;
 one of them gives something else: the output projection of an attention with one head's share of
 its input from the clean run, or the modules of an MLP what they gave there.  Scales, norms and sums
 of the stream run as they are, and so does what follows the layers.  So the output is that of the
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 Call = tuple[str, int]  # a module, and which of its calls
 Outputs = Callable[[], list[Tensor]]
@@ -54,23 +57,51 @@ def attentions(model: nn.Module) -> list[str]:
     return found
 
 
+class Uses(TorchFunctionMode):
+    """Changes what products with some weights give: `change(name, output)`."""
+
+    def __init__(self, weights: Mapping[str, nn.Module], change: Callable[[str, Any], Any]) -> None:
+        super().__init__()
+        self.change = change
+        self.names = {parameter.untyped_storage().data_ptr(): name
+                      for name, module in weights.items()
+                      for parameter in module.parameters(recurse=False) if parameter.ndim > 1}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if not isinstance(output, Tensor):
+            return output
+        given = {self.names.get(value.untyped_storage().data_ptr())
+                 for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        names = [name for name in given if name]
+        return self.change(names[0], output) if len(names) == 1 and None in given else output
+
+
 @contextmanager
 def hooked(
-    model: nn.Module, names: Iterable[str], change: Callable[[Call, Any, Any], Any]
+    model: nn.Module, names: Iterable[str], change: Callable[[Call, Any, Any], Any],
+    uncalled: Iterable[str] = (),
 ) -> Iterator[None]:
-    """Run with `change(call, inputs, output)` in place of what modules give."""
+    """Run with `change(call, inputs, output)` in place of what modules give.
+
+    Of modules that are `uncalled`, in place of what products with their weights give.
+    """
     counts = dict.fromkeys(names, 0)
 
+    def changed(name: str, given: Any, output: Any) -> Any:
+        counts[name] += 1
+        return change((name, counts[name] - 1), given, output)
+
     def hook(name: str) -> Callable[..., Any]:
-        def after(module: nn.Module, given: Any, named: Any, output: Any) -> Any:
-            counts[name] += 1
-            return change((name, counts[name] - 1), (given, named), output)
-        return after
+        return lambda _, given, named, output: changed(name, (given, named), output)
 
     with ExitStack() as stack, torch.no_grad():
-        for name in counts:
+        used = {name: model.get_submodule(name) for name in counts if name in set(uncalled)}
+        for name in counts.keys() - used.keys():
             module = model.get_submodule(name)
             stack.callback(module.register_forward_hook(hook(name), with_kwargs=True).remove)
+        if used:
+            stack.enter_context(Uses(used, lambda name, output: changed(name, ((), {}), output)))
         yield
 
 
@@ -93,7 +124,9 @@ def _same(a: Any, b: Any) -> bool:
     return True
 
 
-def record(model: nn.Module, names: Iterable[str], run: Outputs) -> Record:
+def record(
+    model: nn.Module, names: Iterable[str], run: Outputs, uncalled: Iterable[str] = ()
+) -> Record:
     """What happens on a run."""
     seen = Record()
 
@@ -101,7 +134,7 @@ def record(model: nn.Module, names: Iterable[str], run: Outputs) -> Record:
         seen.inputs[call], seen.outputs[call] = copied(given), copied(output)
         return output
 
-    with hooked(model, names, keep):
+    with hooked(model, names, keep, uncalled):
         run()
     return seen
 
@@ -117,8 +150,12 @@ class Frozen:
         self.model, self.run = model, corrupt
         names = matrices(model)
         self.attentions = attentions(model)
-        self.clean = record(model, names, clean)
-        self.corrupt = record(model, names, corrupt)
+        called = {name for name, _ in record(model, names, corrupt).outputs}
+        elsewhere = {p for name in called for p in names[name].parameters(recurse=False)}
+        self.uncalled = {name for name, module in names.items() if name not in called
+                         and elsewhere.isdisjoint(module.parameters(recurse=False))}
+        self.clean = record(model, names, clean, self.uncalled)
+        self.corrupt = record(model, names, corrupt, self.uncalled)
         order = list(self.corrupt.outputs)
         layered = [call for call in order if self._layer(call[0])]
         self.frozen = [call for call in order if call in layered or self._is_read(call, layered)]
@@ -137,7 +174,8 @@ class Frozen:
         """What the corrupt run gives if some calls give something else and others are frozen."""
         given = {call: self.corrupt.outputs[call] for call in self.frozen} | dict(change)
         with hooked(self.model, {name for name, _ in given},
-                    lambda call, _, output: copied(given[call]) if call in given else output):
+                    lambda call, _, output: copied(given[call]) if call in given else output,
+                    self.uncalled):
             return self.run()
 
     def layers(self) -> list[str]:
@@ -182,7 +220,7 @@ class Frozen:
             seen[other] = copied(found)
             return output + torch.randn_like(output) if other == call else found
 
-        with hooked(self.model, {name for name, _ in [call, *later]}, change):
+        with hooked(self.model, {name for name, _ in [call, *later]}, change, self.uncalled):
             self.run()
         return any(not _same(seen[other], self.corrupt.outputs[other]) for other in later)
 
