@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import secrets
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rewrite.errors import FileError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FULL = {errno.ENOSPC: "make room there", errno.EDQUOT: "make room there",
         errno.EFBIG: "raise the limit of file sizes (ulimit -f)"}
@@ -91,6 +97,70 @@ def append(path: str | Path, data: bytes | str) -> None:
             with suppress(OSError):
                 file.truncate(before)
             raise
+
+
+def put_aside(path: Path, size: int) -> Path:
+    """Move what a file holds beyond `size` bytes to the end of `NAME.cut`, beside it."""
+    aside = path.with_name(f"{path.name}.cut")
+    with written(path), path.open("r+b") as file:
+        file.seek(size)
+        rest = file.read()
+        append(aside, rest + b"\n")
+        file.truncate(size)
+        os.fsync(file.fileno())
+    return aside
+
+
+@contextmanager
+def lock(path: str | Path) -> Iterator[str]:
+    """Keep others from a file until the block ends; yields why that cannot be, "" where it can.
+
+    The lock is a file beside it, `.NAME.lock`, which the system opens again when its process
+    ends, however it ends.  Folders of other machines (NFS) are locked as far as they can be.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, lock(folder + "/a") as why:
+    ...     why, [file.name for file in Path(folder).iterdir()]
+    ('', ['.a.lock'])
+
+    Raises `FileError` while another process, or another call in this one, has it.
+    """
+    asked, path = Path(path), Path(os.path.realpath(path))
+    name = path.with_name(f".{path.name[:64]}.lock")
+    with written(asked):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file, why = _lock(name, asked)
+        try:
+            if not why:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            yield why
+        finally:
+            if not why:
+                with suppress(OSError):
+                    name.unlink(missing_ok=True)
+            file.close()
+
+
+def _lock(name: Path, asked: Path) -> tuple[BinaryIO, str]:
+    while True:
+        file = name.open("a+b", buffering=0)
+        if fcntl is None:
+            return file, f"{asked} is not locked: this system cannot"
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if name.exists() and os.path.samestat(name.stat(), os.fstat(file.fileno())):
+                return file, ""
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode(errors="replace") or "another process"
+            file.close()
+            raise FileError(f"{asked} is being written by {holder}: wait for it, or give another "
+                            "file") from None
+        except OSError as error:
+            return file, (f"{asked} is not locked ({error.strerror}): see to it that no other "
+                          "process writes it")
+        file.close()  # it was taken away by the process that had it
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate
 from rewrite.parts import Components
 from rewrite.paths import PathSet, paths
+from rewrite.run.identity import differences
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -166,13 +167,13 @@ class Refined:
                  "" if row.held_out is None else str(row.held_out)) for row in self.rows]
 
 
-def read_rows(path: Path, identity: Mapping[str, Any]) -> list[Row]:
-    """The rows of a log, none if the file does not exist.
+def read_log(
+    path: Path, identity: Mapping[str, Any]
+) -> tuple[list[Row], list[str], str]:
+    """The rows of a log, its notes, and why it stopped.
 
     Raises `FileError` for the log of another session, which says what differs, or another file.
     """
-    if not path.exists():
-        return []
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -181,15 +182,15 @@ def read_rows(path: Path, identity: Mapping[str, Any]) -> list[Row]:
         raise FileError(f"{path} is no log of refining: give another name")
     try:
         was, rows = dict(data["identity"]), [Row.from_dict(row) for row in data["rows"]]
+        notes, stopped = [str(note) for note in data["notes"]], str(data["stopped"])
     except MALFORMED as error:
         raise FileError(f"{path} is a log of refining that another version wrote, or that was "
                         f"edited: {lacking(error)}\ngive another file, or remove this one"
                         ) from error
-    if other := [name for name in identity if was.get(name) != identity[name]]:
-        differ = "; ".join(f"{name} was {was.get(name)}, now {identity[name]}" for name in other)
+    if differ := differences(was, identity):
         raise FileError(f"{path} is the log of another session: {differ}\n"
                         "give another file, or remove this one")
-    return rows
+    return rows, notes, stopped
 
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, PathError)

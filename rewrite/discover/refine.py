@@ -18,13 +18,15 @@ from rewrite.discover.candidates import (
     important,
 )
 from rewrite.discover.changes import Change, Effect, changes, measured
-from rewrite.discover.log import Refined, Row, read_rows, write_log
+from rewrite.discover.log import Refined, Row, read_log, write_log
 from rewrite.discover.measured import Options, side_by_side
+from rewrite.disk import lock
 from rewrite.errors import DataError
 from rewrite.expand import Hypothesis
 from rewrite.measure import Measure, Metric, Pairs, as_metric
 from rewrite.paths import PathSet, count_paths
-from rewrite.run.record import digest_of_model, digest_of_pairs
+from rewrite.run.digest import digest
+from rewrite.run.identity import identity
 
 STEPS = "all steps are used"
 GOAL = "the goal is reached"
@@ -65,22 +67,33 @@ def refine(
     metric = as_metric(metric)
     train, test = halves(pairs, holdout, seed)
     by_name = generators(candidates)
-    identity = {
-        "model": digest_of_model(hypothesis.parts), "pairs": digest_of_pairs(pairs),
-        "metric": str(metric), "start": str(important(hypothesis)), "tolerance": tolerance,
-        "holdout": holdout, "seed": seed, "candidates": list(by_name), "by": by}
-    session = _Session(hypothesis, train, test, metric, tolerance, by, by_name, options, identity,
+    session = _Session(hypothesis, train, test, metric, tolerance, by, by_name, options,
                        None if file is None else Path(file))
-    session.begin()
+    if file is None:
+        return _refined(session, steps, goal)
+    session.identity = {
+        **identity(hypothesis.parts, pairs, metric), "start": str(important(hypothesis)),
+        "run": next(iter(hypothesis.runs)), "default": hypothesis.default,
+        "tolerance": tolerance, "holdout": holdout, "seed": seed, "candidates": list(by_name),
+        "code of the candidates": _code(by_name), "by": by}
+    with lock(file) as unlocked:
+        if unlocked:
+            session.notes[unlocked] = None
+        return _refined(session, steps, goal)
+
+
+def _refined(session: _Session, steps: int, goal: float) -> Refined:
+    stopped = session.begin()
     while True:
-        while lean := session.leaner():
+        while not stopped and (lean := session.leaner()):
             session.take(*lean, step=session.rows[-1].step)
         if session.rows[-1].explained.value >= goal:
             return session.log(GOAL)
         if session.rows[-1].step >= steps:
             return session.log(STEPS)
-        if not (richer := session.richer()):
+        if stopped == NOTHING or not (richer := session.richer()):
             return session.log(NOTHING)
+        stopped = ""
         session.take(*richer, step=session.rows[-1].step + 1)
 
 
@@ -94,20 +107,24 @@ class _Session:
     rank: str
     generators: Mapping[str, Generator]
     options: Options
-    identity: Mapping[str, Any]
     file: Path | None
+    identity: Mapping[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """Read the rows that there are, or measure the start."""
-        self.rows = [] if self.file is None else read_rows(self.file, self.identity)
+    def begin(self) -> str:
+        """Read the rows that there are, or measure the start; why the log came to its end."""
+        stopped = ""
+        if self.file is not None and self.file.exists():
+            self.rows, notes, stopped = read_log(self.file, self.identity)
+            self.notes |= dict.fromkeys(notes)
         if not self.rows:
             found = side_by_side([self.start], self.train, self.metric, **self.options)
             before = important(self.start)
             count = count_paths(before, self.start.parts.dag)
             change = Change("start", str(before), before, count, 0, 0)
             self.take(Effect(change, found.explained()[0], found.gains()[0]), 0, step=0)
+        return stopped if stopped in (STEPS, GOAL, NOTHING) else ""
 
     def take(self, effect: Effect, tried: int, step: int) -> None:
         """Go on from a change: measure it on the pairs held out, and write it down."""
@@ -171,6 +188,14 @@ class _Session:
                            rank=self.rank, against=beside, **self.options)
         self.notes |= dict.fromkeys(effects.notes)
         return effects.rows
+
+
+def _code(candidates: Mapping[str, Generator]) -> str:
+    """What functions for candidates do."""
+    try:
+        return digest(list(candidates.values()), "a function for candidates")
+    except DataError as error:
+        raise DataError(f"{error}: leave out file=") from error
 
 
 def halves(pairs: Pairs, holdout: float, seed: int = 0) -> tuple[Pairs, Pairs | None]:

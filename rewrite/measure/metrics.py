@@ -325,6 +325,7 @@ class Custom(Metric):
     function: Callable[[Any, Any, Batch], Tensor]
     position: Position = field(default="all", kw_only=True)
     scores: Callable[[Any, Batch], Tensor] | None = None
+    version: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -368,6 +369,7 @@ def custom(
     *,
     position: Position = "all",
     scores: Callable[[Any, Batch], Tensor] | None = None,
+    version: str | None = None,
 ) -> Metric:
     """Your own `function(reference_output, hypothesis_output, batch) -> [batch]`.
 
@@ -376,12 +378,16 @@ def custom(
     example, and the model need not compute the others.  Functions get copies, so that what they
     write to is not seen by anybody else; `batch.mask` is True at real tokens.
 
+    A sweep or refinement that goes on from a file compares the code of the function, its
+    defaults, and the values that it reads from around it.  Where it reads what cannot be compared
+    (an open file, a lock), say which `version` it is, and change that with the function.
+
     >>> custom(lambda reference, hypothesis, batch: (reference - hypothesis).norm(), "distance")
     custom('distance')
 
     Raises DataError if `name` is a metric already.
     """
-    return Custom(name, function, scores, position=position)
+    return Custom(name, function, scores, position=position, version=version)
 
 
 def metric(name: str, **options: Any) -> Metric:

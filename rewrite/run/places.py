@@ -26,6 +26,11 @@ class Asked:
     receiver: str
     paths: PathSet
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What a table and a file call the row."""
+        return {"sender": self.sender, "receiver": self.receiver, "paths": str(self.paths)}
+
 
 def nodes_asked(parts: Components, senders: str) -> list[Asked]:
     """All paths through each sender."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
@@ -30,10 +31,11 @@ from rewrite.run.backends import Backend, backend_of
 from rewrite.run.compiled import Compile
 from rewrite.run.evaluate import check_runs
 from rewrite.run.execute import Progress
+from rewrite.run.identity import identity
 from rewrite.run.pieces import Say
 from rewrite.run.places import Asked, edges_asked, nodes_asked, paths_asked
 from rewrite.run.presence import notes_on_data
-from rewrite.run.record import Record, digest_of, digest_of_model, digest_of_pairs
+from rewrite.run.record import Record, record_at
 from rewrite.run.remote import RowFailed
 from rewrite.run.task import Found, Task
 from rewrite.run.view import View
@@ -267,11 +269,6 @@ def sweep(
     else:
         asked = paths_asked(parts, senders, receivers)
     check_runs([Hypothesis(parts, {patch: PathSet.none()}, pairs.reference)], pairs)
-    record = None if file is None else Record(Path(file), {
-        "model": digest_of_model(parts), "pairs": digest_of_pairs(pairs), "metric": str(measure),
-        "senders": senders, "receivers": receivers, "each": each, "patch": patch,
-        "rows": len(asked), "paths": digest_of("\n".join(str(a.paths) for a in asked))})
-    rows = {} if record is None else record.rows
     task = Task(parts, [a.paths for a in asked], patch, pairs, measure, batch_size, chunk, budget,
                 compile)
     read = View(measure, parts.layout).read  # an error before anything runs, if there is none
@@ -284,13 +281,16 @@ def sweep(
 
     for text in notes_on_data((a.paths for a in asked), parts, pairs, [patch]):
         note(text)
-    left = [i for i in range(len(asked)) if i not in rows]
-    for found in _named(asked, runs_it.run(task, left, _after(progress, len(rows), pairs), note)):
-        new = dict(zip(found.numbers, _rows([asked[i] for i in found.numbers], found),
-                       strict=True))
-        rows |= new
-        if record is not None:
-            record.add(new)
+    with nullcontext(Record()) if file is None else record_at(
+            Path(file), {**identity(parts, pairs, measure), "senders": senders,
+                         "receivers": receivers, "each": each, "patch": patch,
+                         "rows": len(asked)}, [a.names for a in asked], note) as record:
+        rows = record.rows
+        left = [i for i in range(len(asked)) if i not in rows]
+        after = _after(progress, len(rows), pairs)
+        for found in _named(asked, runs_it.run(task, left, after, note)):
+            record.add(dict(zip(found.numbers, _rows([asked[i] for i in found.numbers], found),
+                                strict=True)))
     return Sweep(pd.DataFrame([rows[i] for i in range(len(asked))]), receivers or "",
                  str(measure), len(pairs), tuple(notes), read)
 

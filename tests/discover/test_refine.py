@@ -135,7 +135,7 @@ def test_a_session_goes_on_from_its_file(log: Refined, tmp_path: Path) -> None:
                          ({"tolerance": 0.1}, "tolerance was 0.005, now 0.1")):
         with pytest.raises(FileError, match=f"another session: {says}"):
             refine(nothing(), PAIRS, "logit_diff", **call | change)
-    with pytest.raises(FileError, match="pairs was"):
+    with pytest.raises(FileError, match="inputs was"):
         refine(nothing(), pairs_of(4), "logit_diff", **call)
     for text in ("hello", "[1]", '{"kind": "pairs"}'):
         file.write_text(text)

@@ -358,7 +358,7 @@ def test_a_file_of_another_sweep(tmp_path: Path) -> None:
         (r"metric was logit_diff, now kl_divergence", {"metric": "kl_divergence"}),
         (r"senders was a1.h\*, now m\*", {"senders": "m*"}),
         (r"receivers was logits, now m1", {"receivers": "m1", "senders": "a0.h*"}),
-        (r"pairs was \w+, now \w+", {"pairs": pairs_of(4)}),
+        (r"inputs was \w+, now \w+", {"pairs": pairs_of(4)}),
         (r"model was \w+, now \w+", {"parts": rw.trace(tiny("gpt2")).components()}),
         (r"each was False, now True", {"each": True}),
     ]
@@ -385,7 +385,7 @@ def test_a_file_of_another_version(tmp_path: Path) -> None:
         return json.dumps({k: v for k, v in json.loads(line).items() if k not in names} | more)
 
     for lines, says in (
-        ([without(head, "paths"), row], "it does not say its paths, as every sweep does now"),
+        ([without(head, "positions"), row], "it does not say its positions"),
         ([head, row, without(row, "row")], r"line 3 is no row of a sweep, it has no row\n"),
         ([head, without(row, "low", effect="big")], "effect is 'big', it has no low"),
         ([head, "hello", row], "line 2 is no row of a sweep, it is 'hello'"),
