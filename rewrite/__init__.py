@@ -19,7 +19,7 @@ from rewrite.discover import (
 from rewrite.draw import draw
 from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.expand.cost import cost
-from rewrite.files import load, save
+from rewrite.files import load, load_trusted, save
 from rewrite.ir import match
 from rewrite.ir.diff import Diff, diff
 from rewrite.ir.graph import Graph
@@ -80,6 +80,7 @@ __all__ = [
     "from_text",
     "kl_divergence",
     "load",
+    "load_trusted",
     "logit_diff",
     "loss_diff",
     "match",

@@ -38,6 +38,7 @@ ARGUMENTS = {
     "rw.from_text": "small.text(), small",
     "rw.kl_divergence": "",
     "rw.load": "file('pairs.json')",
+    "rw.load_trusted": "file('small.pt2')",
     "rw.logit_diff": "",
     "rw.loss_diff": "",
     "rw.metric": "'logit_diff'",
@@ -87,6 +88,7 @@ ARGUMENTS = {
     "rw.Graph.descendants": "'addmm_1'",
     "rw.Graph.diff": "changed",
     "rw.Graph.draw": "",
+    "rw.Graph.export": "file('small.pt2')",
     "rw.Graph.duplicate": "'tanh', 'add_6'",
     "rw.Graph.expect": "'addmm_1'",
     "rw.Graph.extract": "None, 'addmm_1'",
@@ -353,6 +355,7 @@ def main(prefix: str = "rw.") -> None:
         folder = Path(name)
         os.chdir(folder)
         rw.save(world()["pairs"], folder / "pairs.json")
+        world()["small"].export(folder / "small.pt2")
         for thing in surface():
             if not thing.name.startswith(prefix) or thing.arguments is None:
                 continue

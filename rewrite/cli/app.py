@@ -50,7 +50,7 @@ def trace(
     batch: Annotated[int | None, typer.Option(
         min=1, help="Trace with this many rows.")] = None,
 ) -> None:
-    """Trace a model and print its structure report; --out FILE.pt2 exports it."""
+    """Trace a model and print its structure report; --out FILE.graph saves it, .pt2 exports it."""
     with show.errors():
         on = show.beside if as_json else show.console
         graph = _trace(model, length, batch, on)
@@ -60,7 +60,8 @@ def trace(
         else:
             show.structure(report)
         if out is not None:
-            show.say(f"wrote {save(graph, out)}", on)
+            wrote = graph.export(out) if out.suffix == ".pt2" else save(graph, out)
+            show.say(f"wrote {wrote}", on)
 
 
 @app.command()

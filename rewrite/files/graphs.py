@@ -1,230 +1,193 @@
-"""Graphs as .pt2 files: what `torch.export.save` writes, and beside it what a `Graph` knows.
+"""Graphs as files that are data: the text of a graph, notes, tensors, and a checksum over all.
 
-`torch.export.load` reads such a file without this package.
+    graph.txt              the operators, as `graph.text()` has them, and how values lie in memory
+    notes.json             schema and version, and what the text does not say
+    tensors.safetensors    weights and other tensors
+
+Nothing in such a file is executed or imported.  What it may call is listed in
+`rewrite.ir.text_names`, which classes of return values it may name in `rewrite.files.returns`.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
-from functools import partial
-from io import BytesIO
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any, get_type_hints
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from rewrite import disk
-from rewrite.errors import FileError, SurgeryError
-from rewrite.files.sizes import writable
+from rewrite.errors import FileError, SurgeryError, TextError
+from rewrite.files.archive import read_archive, write_archive
+from rewrite.files.returns import described, outputs_of
+from rewrite.files.tensors import Stored, Tensors, read_tensors
 from rewrite.ir.buffers import leave_out, transient
-from rewrite.ir.certificate import certificate_from
-from rewrite.ir.graph import Graph, InputSpec, OutputSpec
-from rewrite.ir.nested import Place
-from rewrite.ir.sizes import fitting
+from rewrite.ir.certificate import Certificate, certificate_from
+from rewrite.ir.graph import Graph
+from rewrite.ir.text import to_text
+from rewrite.ir.text_names import SPELT, computes, name_of
+from rewrite.ir.text_read import read
 from rewrite.ir.values import attribute
+from rewrite.kinds import kind_of, short
 from rewrite.parts.operators import written_out
-from rewrite.trace.cleanup import clean
+from rewrite.trace.weights import with_weights
 
-EXTRA = "rewrite.json"
-KEPT = ("module", "component", "part", "own", "added")  # what nodes say of themselves
-# Packages whose classes a file may name without that they are loaded already.
-KNOWN = ("builtins", "collections", "torch", "transformers")
+SCHEMA, VERSION = "rewrite.graph", 1
+TEXT, NOTES, TENSORS = MEMBERS = ("graph.txt", "notes.json", "tensors.safetensors")
+# What nodes say of themselves.
+KEPT = {"module": str, "component": str, "part": str, "own": str, "added": bool, "from": str}
+CONSTANTS = (bool, int, float, str, type(None))
+ADVICE = "or write it for other programs: graph.export('graph.pt2')"
+SAID: Mapping[str, Any] = {
+    "schema": str, "version": int, "origin": str | None, "weightless": bool, "traced": bool,
+    "constants": dict[str, bool | int | float | str | None], "returns": dict | str | None,
+    "certificate": dict | None, "transient": list[str], "tensors": dict[str, dict],
+    "nodes": dict[str, dict],
+}
 
 
 def save_graph(graph: Graph, path: Path) -> Path:
-    """Export the module, with its interface as a note.  Raises `FileError` if it cannot be."""
-    if graph.weightless:
-        raise FileError(f"{graph.name} has no weights to save: give it some by "
-                        "graph.with_weights(model), and save the graph that it returns")
-    from torch._export.serde.serialize import SerializeError  # takes a second
-
+    """Write a graph.  Raises `FileError` for what cannot be data, with what to do."""
     try:
         graph = written_out(graph, whole=False)  # the same additions: loaded, it is bit for bit
     except SurgeryError as error:
-        raise FileError(f"{graph.name} cannot be exported: {error}; functions that were put in "
+        raise FileError(f"{graph.name} cannot be saved: {error}; functions that were put in "
                         "must be made of tensor operators, without looking at values") from error
-    graph = replace(graph, module=writable(graph.module))
-    note = json.dumps(_note(graph), indent=1)
-    inputs = _examples(graph)
-    fixed = _fixed(graph)
-    shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(spec.shape)
-                    if isinstance(dim, str) and dim not in fixed} for spec in graph.inputs)
-    try:
-        with torch.no_grad():
-            program = torch.export.export(graph.module, inputs, dynamic_shapes=shapes,
-                                          strict=False)
-    except Exception as error:  # of many kinds; what the user can change is the same for all
-        reason = str(error).strip().splitlines()[0]
-        raise FileError(f"{graph.name} cannot be exported: {reason}; functions that were put in "
-                        "must be made of tensor operators, without looking at values") from error
-    try:
-        whole = BytesIO()  # torch aborts the process where its own writer finds a full disk
-        torch.export.save(program, whole, extra_files={EXTRA: note})
-    except SerializeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileError(f"{graph.name} has an operator that torch cannot write to a file: "
-                        f"{reason}; keep graph.text(), and read it by rw.from_text(text, "
-                        "model)") from error
-    return disk.write(path, whole.getbuffer())
+    for node in graph.module.graph.nodes:
+        if node.op == "call_function" and not computes(node.target) and node.target not in SPELT:
+            raise FileError(f"{graph.name} cannot be saved: {node.name!r} calls "
+                            f"{name_of(node.target)}, and a file may call operators of ATen that "
+                            f"change nothing; write it with those, {ADVICE}")
+    tensors = {str(node.target): attribute(graph.module, str(node.target))
+               for node in graph.module.graph.find_nodes(op="get_attr")}
+    stored = Tensors(tensors)
+    text = to_text(graph, strides=True)
+    notes = _notes(graph, stored)
+    _try(graph, text, notes, tensors)
+    return write_archive(path, {
+        TEXT: lambda file: _write(file, text),
+        NOTES: lambda file: _write(file, json.dumps(notes, indent=1)),
+        TENSORS: stored.write})
 
 
-def load_graph(path: Path) -> Graph | torch.nn.Module:
-    """What `save_graph` wrote; of a file without its note, the exported module."""
-    extra = {EXTRA: ""}
-    try:
-        program = torch.export.load(path, extra_files=extra)
-    except (OSError, RuntimeError, ValueError, BadZipFile) as error:
-        raise FileError(f"{path} cannot be read as an exported module: {error}") from error
-    if not extra[EXTRA]:
-        return program.module()
-    note = json.loads(extra[EXTRA])
-    module = _plain(program.module(check_guards=False), note)
-    inputs = tuple(InputSpec(name, tuple(shape), getattr(torch, dtype))
-                   for name, shape, dtype in note["inputs"])
-    outputs = OutputSpec(tuple(note["outputs"]), partial(_build, _shell(note["returns"], path)))
-    measured = note["certificate"]
-    certificate = measured and certificate_from(measured | {
-        "notes": [*measured["notes"], f"measured before it was saved as {path.name}"]})
-    return Graph(module, inputs, outputs, note["name"], certificate, note["origin"],
-                 tuple(note["guards"]), constants=note.get("constants", {}))
+def _write(file: IO[bytes], text: str) -> None:
+    file.write(text.encode())
 
 
-def _note(graph: Graph) -> dict[str, Any]:
-    names = graph.outputs.names
-    # None of these tensors has entries; the model's own class is filled with them.
-    markers = {name: torch.empty(0) for name in names}
-    returned = graph.outputs(tuple(markers.values()))
+def _notes(graph: Graph, tensors: Tensors) -> dict[str, Any]:
+    for name, value in graph.constants.items():
+        if not isinstance(value, CONSTANTS):
+            raise FileError(f"{graph.name} cannot be saved: its constant {name!r} is "
+                            f"{short(value)}, which a file cannot hold")
     return {
-        "name": graph.name, "origin": graph.origin, "guards": graph.guards,
-        "constants": {name: value for name, value in graph.constants.items()
-                      if isinstance(value, (bool, int, float, str, type(None)))},
-        "inputs": [(s.name, s.shape, str(s.dtype).removeprefix("torch.")) for s in graph.inputs],
-        "outputs": names,
-        "returns": _described(returned, {id(tensor): name for name, tensor in markers.items()}),
+        "schema": SCHEMA, "version": VERSION, "torch": torch.__version__,
+        "origin": graph.origin, "weightless": graph.weightless, "traced": graph.bind is not None,
+        "constants": dict(graph.constants), "returns": described(graph.outputs),
         "certificate": asdict(graph.certificate) if graph.certificate else None,
-        "nodes": [(node.name, str(node.target), {k: node.meta[k] for k in KEPT if k in node.meta})
-                  for node in graph.module.graph.nodes if node.op == "call_function"],
+        "transient": sorted(transient(graph.module) & set(tensors.stored)),
+        "tensors": tensors.notes,
+        "nodes": {node.name: {key: node.meta[key] for key in KEPT if key in node.meta}
+                  for node in graph.module.graph.nodes if node.op != "output"},
     }
 
 
-def _described(value: Any, names: Mapping[int, str]) -> Any:
-    """The nesting of a return value, with its classes by name."""
-    if value is None:
-        return None
-    if isinstance(value, Tensor):
-        return names[id(value)]
-    kind = type(value)
-    if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__":
-        raise FileError(f"the graph returns a {kind.__qualname__}, which is defined in "
-                        f"{kind.__module__} and cannot be found by name when the file is read: "
-                        "define it in a module")
-    label = f"{kind.__module__}:{kind.__qualname__}"
-    if isinstance(value, Mapping):
-        return {"class": label, "keys": {k: _described(v, names) for k, v in value.items()}}
-    if is_dataclass(value):
-        return {"class": label,
-                "keys": {f.name: _described(getattr(value, f.name), names) for f in fields(value)}}
-    return {"class": label, "items": [_described(item, names) for item in value]}
-
-
-def _shell(described: Any, path: Path) -> Any:
-    """The same with the classes themselves, so that what is missing is told on loading."""
-    if not isinstance(described, dict):
-        return described
-    place, _, name = described["class"].partition(":")
-    if place not in sys.modules and place.partition(".")[0] not in KNOWN:
-        raise FileError(f"{path} returns a {name} of {place}: import {place} before it is loaded")
+def _try(
+    graph: Graph, text: str, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Make sure that what is written is what will be read: an error now, and not later."""
     try:
-        kind = attribute(importlib.import_module(place), name)
-    except (ImportError, AttributeError) as error:
-        raise FileError(f"{path} returns a {name} of {place}, which cannot be found: "
-                        f"{error}") from error
-    if not (is_dataclass(kind) or issubclass(kind, (Mapping, tuple, list))):
-        raise FileError(f"{path} returns a {name}, which is no container")
-    if "keys" in described:
-        return kind, {key: _shell(item, path) for key, item in described["keys"].items()}
-    return kind, [_shell(item, path) for item in described["items"]]
+        again = read(text, tensors, {}, checked=False)
+        outputs_of(again.outputs.names, notes["returns"])
+    except (TextError, ValueError) as error:
+        raise FileError(f"{graph.name} cannot be saved, it has something that a file cannot hold; "
+                        f"{ADVICE}: {error}") from error
+    same = again.inputs == graph.inputs and again.guards == graph.guards
+    if not same or to_text(again, strides=True) != text:
+        raise FileError(f"{graph.name} cannot be saved, it would be read as another graph; "
+                        f"{ADVICE}")
 
 
-def _build(shell: Any, found: Mapping[str, Tensor]) -> Any:
-    if shell is None:
+def load_graph(path: Path) -> Graph:
+    """What `save_graph` wrote; raises `FileError` for everything else."""
+    with read_archive(path, MEMBERS) as archive:
+        try:
+            notes = json.loads(archive.read(NOTES))
+            _check(notes)
+            stored = {name: _stored(said) for name, said in notes["tensors"].items()}
+            with archive.open(TENSORS) as file:
+                tensors = read_tensors(file, archive.getinfo(TENSORS).file_size, stored)
+            graph = read(archive.read(TEXT).decode(), tensors, {}, checked=False)
+            return _with(graph, notes, tensors, path)
+        except (ValueError, TypeError, RecursionError, TextError) as error:
+            raise FileError(f"{path} cannot be read as a graph: {error}") from error
+
+
+def _check(notes: Any) -> None:
+    """Raise `ValueError` unless notes are of this schema and version, and of the right types."""
+    found = notes.get("schema") if isinstance(notes, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"its schema is {found!r}, and should be {SCHEMA!r}")
+    if notes.get("version") != VERSION:
+        raise ValueError(f"it is of version {notes.get('version')!r}, and this version of rewrite "
+                         f"reads {VERSION}: trace the model, and save it again")
+    _typed(notes, SAID, "the notes")
+    for name, said in notes["nodes"].items():
+        _typed(said, KEPT, f"the note of {name}", some=True)
+
+
+def _typed(table: Mapping[str, Any], wanted: Mapping[str, Any], what: str, some: bool = False
+           ) -> None:
+    for key, hint in wanted.items():
+        if key not in table and some:
+            continue
+        kind = kind_of(hint)
+        if key not in table or (kind is not None and not kind.holds(table[key])):
+            found = short(table[key]) if key in table else "nothing"
+            raise ValueError(f"{key!r} of {what} should be {kind.words if kind else hint}, found "
+                             f"{found}")
+    if some and (unknown := set(table) - set(wanted)):
+        raise ValueError(f"{what} says {min(unknown)!r}, which is not known")
+
+
+def _stored(said: Mapping[str, Any]) -> Stored:
+    hints = {"entry": str | None, "dtype": str, "shape": list[int], "strides": list[int],
+             "offset": int, "device": str, "parameter": bool, "trained": bool, "same": str | None}
+    _typed(said, hints, "a tensor", some=True)
+    held: Any = {key: tuple(value) if isinstance(value, list) else value
+                 for key, value in said.items()}
+    return Stored(**held)
+
+
+def _certificate(said: Mapping[str, Any] | None, path: Path) -> Certificate | None:
+    if said is None:
         return None
-    if isinstance(shell, str):
-        return found[shell]
-    kind, inside = shell
-    rebuild: Any = kind
-    if isinstance(inside, dict):
-        made = {key: _build(item, found) for key, item in inside.items()}
-        return rebuild(**made) if is_dataclass(kind) else rebuild(made)
-    items = [_build(item, found) for item in inside]
-    return kind(*items) if hasattr(kind, "_fields") else kind(items)
+    known = {field.name: field.default is MISSING for field in fields(Certificate)}
+    if set(said) - set(known) or any(needed and name not in said for name, needed in known.items()):
+        raise ValueError("its certificate is of another version")
+    made = certificate_from(said)
+    _typed(vars(made), get_type_hints(Certificate), "the certificate")
+    return replace(made, notes=(*made.notes, f"measured before it was saved as {path.name}"))
 
 
-def _examples(graph: Graph) -> tuple[Tensor, ...]:
-    """Inputs to export with, of sizes that the graph accepts."""
-    sizes = next(fitting(graph.inputs, graph.guards, _fixed(graph)), None)
-    if sizes is not None:
-        devices = {str(node.target): node.meta["val"].device for node in
-                   graph.module.graph.find_nodes(op="placeholder") if "val" in node.meta}
-        return tuple(torch.ones([sizes[d] if isinstance(d, str) else d for d in spec.shape],
-                                dtype=spec.dtype, device=devices.get(spec.name))
-                     for spec in graph.inputs)
-    raise FileError(f"no sizes were found at which {graph.name} can be exported: its conditions "
-                    f"are {', '.join(graph.guards)}")
-
-
-def _fixed(graph: Graph) -> dict[str, int]:
-    """Sizes that vary by their name, but that a condition fixes (since a value was frozen)."""
-    dims = {spec.name: spec.shape for spec in graph.inputs}
-    found = {}
-    for guard in graph.guards:
-        for name, axis, size in re.findall(r"^(.+)\.shape\[(\d+)\] == (\d+)$", guard):
-            found[str(dims[name][int(axis)])] = int(size)
-    return found
-
-
-def _is_kept(target: str) -> bool:
-    return target.startswith("aten.") and not target.startswith("aten.sym_")
-
-
-def _plain(exported: fx.GraphModule, note: Mapping[str, Any]) -> fx.GraphModule:
-    """A module without pytrees and hooks, with the names of inputs (and nodes) as saved."""
-    clean(exported.graph)
-    graph, values = fx.Graph(), dict[fx.Node, fx.Node]()
-    inputs = iter(note["inputs"])
-    calls = [node for node in exported.graph.nodes if node.op == "call_function"]
-    noted: dict[fx.Node, Any] = {}
-    # Operators of the saved graph are found again one by one; sizes may have been merged.
-    for kept in (str, _is_kept):
-        found = [node for node in calls if kept(str(node.target))]
-        wanted = [each for each in note["nodes"] if kept(each[1])]
-        if not noted and [str(node.target) for node in found] == [each[1] for each in wanted]:
-            noted = dict(zip(found, wanted, strict=True))
-    taken = {name for name, *_ in noted.values()}
-    for node in exported.graph.nodes:
-        if node.op == "placeholder":
-            made = graph.placeholder(Place(next(inputs)[0]))
-            made.meta = dict(node.meta)
-        elif node.op == "output":
-            made = graph.output(fx.map_arg(tuple(node.args[0]), values.__getitem__))
-        else:
-            made = graph.node_copy(node, values.__getitem__)
-            while node not in noted and made.name in taken:
-                made.name += "_"
-        if node in noted:
-            made.name, _, known = noted[node]
-            made.meta |= {"module": known} if isinstance(known, str) else known
-        values[node] = made
-    used = {str(node.target): attribute(exported, str(node.target))
-            for node in graph.find_nodes(op="get_attr")}
-    module = fx.GraphModule(used, graph, class_name=note["name"])
-    leave_out(module, transient(exported))
-    module.graph.lint()
-    return module
+def _with(
+    graph: Graph, notes: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path
+) -> Graph:
+    """The graph with all that the notes say."""
+    nodes = {node.name: node for node in graph.module.graph.nodes if node.op != "output"}
+    if nodes.keys() != notes["nodes"].keys():
+        raise ValueError("the notes are about other nodes than the text")
+    used = {str(node.target) for node in nodes.values() if node.op == "get_attr"}
+    if used != tensors.keys():
+        raise ValueError("the text reads other tensors than there are")
+    for name, node in nodes.items():
+        for key in KEPT:
+            node.meta.pop(key, None)
+        node.meta |= notes["nodes"][name]
+    leave_out(graph.module, set(notes["transient"]))
+    return replace(
+        graph, outputs=outputs_of(graph.outputs.names, notes["returns"]),
+        certificate=_certificate(notes["certificate"], path), origin=notes["origin"],
+        weightless=notes["weightless"], bind=with_weights if notes["traced"] else None,
+        constants=notes["constants"])

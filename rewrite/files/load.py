@@ -21,23 +21,28 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     """Read a hypothesis (list if several), a result, sweep, pairs, log of refining, or a graph.
 
     A hypothesis, and the log of refining one, is about a component graph: give `parts`, or the
-    model that the file names is traced.  A .pt2 file that torch.export.save wrote is a module.
-    Raises `FileError` for other files.
+    model that the file names is traced.  A file is data: nothing in it is executed.  Raises
+    `FileError` for other files, and for .pt2 files, which cannot be read without running them
+    (see `load_trusted`).
 
     >>> rw.load("hypothesis.xlsx")
     Traceback (most recent call last):
     ...
-    rewrite.errors.FileError: 'hypothesis.xlsx' is none of .toml, .json, .pt2
+    rewrite.errors.FileError: 'hypothesis.xlsx' is none of .toml, .json, .graph
     """
     path = Path(path)
-    if path.suffix == ".pt2":
+    if path.suffix == ".graph":
         return load_graph(path)
+    if path.suffix == ".pt2":
+        raise FileError(f"reading {path} would run what it says, as torch.export.load unpickles "
+                        f"and evaluates texts: if you trust it as a program of your own, write "
+                        f"rw.load_trusted({str(path)!r}); files of others are .graph files")
     if path.suffix == ".toml":
         experiment = read_experiment(path)
         hypotheses = experiment.build(_about(parts, experiment.model, path))
         return hypotheses[0] if len(hypotheses) == 1 else hypotheses
     if path.suffix != ".json":
-        raise FileError(f"{path.name!r} is none of .toml, .json, .pt2")
+        raise FileError(f"{path.name!r} is none of .toml, .json, .graph")
     data = read(path)
     kind = data.get("kind")
     about = _about(parts, data.get("model"), path) if kind == "refined" else None

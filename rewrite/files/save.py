@@ -20,7 +20,7 @@ from rewrite.run import Sweep
 def save(
     thing: Any, path: str | Path, *, pairs: Pairs | None = None, metric: Metric | None = None
 ) -> Path:
-    """Write a hypothesis (.toml), a result, sweep, pairs or log (.json), or a graph (.pt2).
+    """Write a hypothesis (.toml), a result, sweep, pairs or log (.json), or a graph (.graph).
 
     A hypothesis may be a list, and may come with the `pairs` and `metric` that it is tested
     with (`rewrite test` needs them); pairs go to a JSON file beside it.  The log of `refine` is
@@ -44,7 +44,10 @@ def save(
             write_json(path.parent / name, pairs.to_dict())
         return write_experiment(path, things, name, metric)
     if isinstance(thing, Graph):
-        _suffix(path, ".pt2", "a graph")
+        if path.suffix == ".pt2":
+            raise FileError(f"a .pt2 file is for other programs: graph.export({str(path)!r}); a "
+                            f"graph is saved as {path.stem + '.graph'!r}, which rw.load reads")
+        _suffix(path, ".graph", "a graph")
         return save_graph(thing, path)
     if isinstance(thing, Refined):
         _suffix(path, ".json", "a log of refining")

@@ -235,6 +235,17 @@ class Graph(Selecting, Editing):
 
         return to_text(self)
 
+    def export(self, path: str | Path) -> Path:
+        """Write a .pt2 file, which `torch.export.load` reads without this package.
+
+        To keep a graph, or to pass it on, `rw.save` it as a .graph file: reading a .pt2 file runs
+        what it says.  Raises `FileError` for a graph without weights, and for operators that
+        torch cannot write.
+        """
+        from rewrite.files.exported import export
+
+        return export(self, Path(path))
+
     def diff(self, after: Graph) -> Any:
         """What is different in a later graph: `print` it, or `draw` it.
 

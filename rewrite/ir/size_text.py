@@ -135,9 +135,10 @@ def unmet(guards: Iterable[str], sizes: Mapping[str, tuple[int, ...]]) -> str | 
     """
     def size(name: str) -> int:
         place = re.fullmatch(r"(.+)\.shape\[(\d+)\]", name)
-        if place is None or place[1] not in sizes:
+        known = sizes.get(place[1], ()) if place else ()
+        if place is None or len(place[2]) > 3 or int(place[2]) >= len(known):
             raise ValueError(f"{name!r} is no size of an input")
-        return sizes[place[1]][int(place[2])]
+        return known[int(place[2])]
 
     return next((guard for guard in guards if not read_size(guard, size)), None)
 

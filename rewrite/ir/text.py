@@ -29,11 +29,12 @@ from rewrite.ir.text_names import name_of
 from rewrite.ir.text_sizes import Sizes
 
 
-def to_text(graph: Graph | fx.GraphModule) -> str:
+def to_text(graph: Graph | fx.GraphModule, strides: bool = False) -> str:
     """A graph as text, which tracing the same model again gives again.
 
     Sizes are expressions in the named lengths of the inputs; a bare module, such as the one of
-    an expansion, has none, and calls them `s0`, `s1`.
+    an expansion, has none, and calls them `s0`, `s1`.  If `strides`, types say how values lie in
+    memory, where it is not one entry behind the other: `float32[3, batch] by [1, 3]`.
 
     >>> graph = rw.trace(torch.nn.Linear(2, 3).eval(), inputs={"input": torch.ones(3, 2)})
     >>> print(to_text(graph))
@@ -47,7 +48,7 @@ def to_text(graph: Graph | fx.GraphModule) -> str:
     """
     module = graph.module if isinstance(graph, Graph) else graph
     specs = graph.inputs if isinstance(graph, Graph) else ()
-    sizes = Sizes(specs, module.graph.find_nodes(op="placeholder"))
+    sizes = Sizes(specs, module.graph.find_nodes(op="placeholder"), strides)
     if isinstance(graph, Graph):
         head = f"graph {word(graph.name)}"
         lines = [*(f"guard {guard}" for guard in graph.guards), *node_lines(graph, sizes).values()]

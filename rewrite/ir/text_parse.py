@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import keyword
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -14,10 +16,13 @@ from rewrite.errors import TextError
 
 WORD = r"[A-Za-z_]\w*(?:(?:\.|::)\w+)*"
 NUMBER = r"-?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf)|nan"
+COMPLEX = rf"\((?:{NUMBER})[+-](?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf|nan)j\)"
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 CONSTANTS = {"None": None, "True": True, "False": False, "inf": float("inf"),
              "nan": float("nan")}
-KINDS = (torch.dtype, torch.memory_format, torch.layout)
+KINDS = {name: value for name, value in vars(torch).items()
+         if isinstance(value, (torch.dtype, torch.memory_format, torch.layout))}
+DEEPEST, LONGEST = 50, 80  # brackets inside one another, characters of a number
 
 
 @dataclass
@@ -64,9 +69,19 @@ class Line:
     def word(self, what: str) -> str:
         """Read a name, which may be quoted."""
         if (quoted := self.match(QUOTED)) is not None:
-            return ast.literal_eval(quoted)
+            return self.unquoted(quoted)
         found = self.match(WORD)
         return found if found is not None else self.fail(f"expected {what}, found {self.rest()}")
+
+    def unquoted(self, text: str) -> str:
+        """What stands between quotes, which have just been read."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a backslash in front of other letters
+                return ast.literal_eval(text)
+        except (ValueError, SyntaxError, Warning) as error:
+            self.fail(f"expected a string, found {text[:40]}: {error}", self.at - len(text),
+                      len(text))
 
     def rest(self) -> str:
         """What comes next, for errors."""
@@ -84,7 +99,9 @@ class Line:
 Lookup = Callable[[Line, str, int], Any]  # the node of `%name` or `@weight`, read at a place
 
 
-def arguments(line: Line, lookup: Lookup) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(
+    line: Line, lookup: Lookup, depth: int = DEEPEST
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call, up to and with the bracket that ends it."""
     given: list[Any] = []
     named: dict[str, Any] = {}
@@ -96,58 +113,77 @@ def arguments(line: Line, lookup: Lookup) -> tuple[tuple[Any, ...], dict[str, An
         if name is None:
             if named:
                 line.fail("expected an argument by name, after the first one by name")
-            given.append(value(line, lookup))
+            given.append(value(line, lookup, depth))
             continue
-        if name in named:
-            line.fail(f"{name} is given twice", start, len(name))
+        if name in named or keyword.iskeyword(name):
+            line.fail(f"{name} is given twice" if name in named else f"{name} is no name of an "
+                      "argument", start, len(name))
         line.need("=")
-        named[name] = value(line, lookup)
+        named[name] = value(line, lookup, depth)
     return tuple(given), named
 
 
-def value(line: Line, lookup: Lookup) -> Any:
+def value(line: Line, lookup: Lookup, depth: int = DEEPEST) -> Any:
     """One argument: a node, a constant, or a list, tuple or dict of them."""
     line.spaces()
     start = line.at
+    if not depth:
+        line.fail(f"more than {DEEPEST} brackets lie inside one another")
     if (name := line.match(r"[%@][\w.]+")) is not None:
         return lookup(line, name, start)
     if (quoted := line.match(QUOTED)) is not None:
-        return ast.literal_eval(quoted)
-    if (number := line.match(NUMBER)) is not None:
-        return float(number) if re.search(r"[.enai]", number) else int(number)
+        return line.unquoted(quoted)
+    if (number := line.match(rf"{COMPLEX}|{NUMBER}")) is not None:
+        return _number(line, number, start)
     if line.sees("..."):
         return ...
     for opens, closes in ("[]", "()", "{}"):
         if line.sees(opens):
-            return _several(line, lookup, closes)
+            return _several(line, lookup, closes, depth - 1)
     if (word := line.match(WORD)) is not None:
-        return _constant(line, word, start, lookup)
+        return _constant(line, word, start, lookup, depth - 1)
     return line.fail(f"expected an argument, found {line.rest()}")
 
 
-def _several(line: Line, lookup: Lookup, closes: str) -> Any:
-    items: list[Any] = []
+def _number(line: Line, text: str, start: int) -> Any:
+    if len(text) > LONGEST:
+        line.fail("this number is too long", start, len(text))
+    if text.endswith("j)"):
+        return complex(text)
+    return float(text) if re.search(r"[.enai]", text) else int(text)
+
+
+def _several(line: Line, lookup: Lookup, closes: str, depth: int) -> Any:
+    start, items = line.at - 1, list[Any]()
     while not line.sees(closes):
         if items:
             line.need(",")
             if line.sees(closes):  # (x,)
                 break
-        items.append(value(line, lookup))
+        items.append(value(line, lookup, depth))
         if closes == "}":
             line.need(":")
-            items[-1] = (items[-1], value(line, lookup))
-    return {"]": list, ")": tuple, "}": dict}[closes](items)
+            items[-1] = (items[-1], value(line, lookup, depth))
+    try:
+        return {"]": list, ")": tuple, "}": dict}[closes](items)
+    except TypeError:
+        return line.fail("a list cannot be a key", start, line.at - start)
 
 
-def _constant(line: Line, word: str, start: int, lookup: Lookup) -> Any:
+def _constant(line: Line, word: str, start: int, lookup: Lookup, depth: int) -> Any:
     if word in CONSTANTS:
         return CONSTANTS[word]
     if word in ("slice", "device"):
         line.need("(")
-        given, _ = arguments(line, lookup)
-        return slice(*given) if word == "slice" else torch.device(*given)
-    found = getattr(torch, word.removeprefix("torch."), None)
-    if not isinstance(found, KINDS):
+        given, named = arguments(line, lookup, depth)
+        try:
+            if named:
+                raise TypeError(f"it takes no {next(iter(named))}=")
+            return slice(*given) if word == "slice" else torch.device(*given)
+        except (TypeError, RuntimeError) as error:
+            line.fail(f"expected a {word}: {str(error).splitlines()[0]}", start, line.at - start)
+    found = KINDS.get(word.removeprefix("torch."))
+    if found is None:
         line.fail(f"expected an argument, found {word!r}; nodes are written %{word}, weights "
                   f"@{word}, strings {word!r}", start, len(word))
     return found

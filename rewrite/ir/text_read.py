@@ -14,12 +14,16 @@ from rewrite.ir.clauses import unbound
 from rewrite.ir.graph import Graph, InputSpec, OutputSpec
 from rewrite.ir.nested import Place
 from rewrite.ir.notes import WORDS
-from rewrite.ir.sizes import fitting
+from rewrite.ir.size_text import unmet
+from rewrite.ir.sizes import FIRST_SIZE, fitting
 from rewrite.ir.text import plain_name
 from rewrite.ir.text_names import functions_of, target_of
 from rewrite.ir.text_parse import WORD, Line, arguments, value
 from rewrite.ir.text_sizes import Shapes, Sizes, dims_of, dtype_of, symbol
 from rewrite.ir.values import alike, attribute, fake, hints_of, infer, needs_numbers
+
+DOTTED = r"\w+(\.\w+)*"
+RESERVED = {"self", "torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"}
 
 
 def from_text(text: str, weights: Graph | nn.Module) -> Graph:
@@ -41,29 +45,41 @@ def from_text(text: str, weights: Graph | nn.Module) -> Graph:
           %linear = linear(%input_1, @weight, @bais) : float32[batch, 3]
                                               ^^^^^
     """
+    owner = weights.module if isinstance(weights, Graph) else weights
+    functions = functions_of(owner.graph) if isinstance(owner, fx.GraphModule) else {}
+    made = read(text, owner, functions)
+    if not isinstance(weights, Graph):
+        return made
+    same = weights.outputs.names == made.outputs.names
+    return replace(weights, module=made.module, inputs=made.inputs, name=made.name,
+                   outputs=weights.outputs if same else made.outputs, guards=made.guards,
+                   certificate=None)
+
+
+def read(
+    text: str, owner: nn.Module | Mapping[str, Tensor], functions: Mapping[str, Any],
+    checked: bool = True,
+) -> Graph:
+    """The graph that a text describes, over the tensors of an owner; it returns a dict.
+
+    If not `checked`, the types that lines say are taken as they are.
+    """
     head, *others = _blocks(text)
     if head.kind != "graph":
         head.head.fail(f"expected a graph, found a {head.kind}: only graphs are read", 0,
                        len(head.kind))
-    owner = weights.module if isinstance(weights, Graph) else weights
-    functions = functions_of(owner.graph) if isinstance(owner, fx.GraphModule) else {}
     interface = _interface(head)
     shapes = Shapes(_hints(interface.inputs, interface.guards))
     bodies: dict[str, nn.Module] = {}
     for block in others:
         if block.kind != "body" or block.name in bodies:
             block.head.fail("expected bodies with names of their own behind the graph")
-        own = getattr(owner, block.name, None)
+        own = None if isinstance(owner, Mapping) else getattr(owner, block.name, None)
         bodies[block.name] = _Builder(
             shapes, (own, owner) if isinstance(own, fx.GraphModule) else (owner,), {}, functions,
-        ).build(block, "GraphModule")
-    builder = _Builder(shapes, (owner,), bodies, functions, interface)
+            checked).build(block, "GraphModule")
+    builder = _Builder(shapes, (owner,), bodies, functions, checked, interface)
     module = builder.build(head, head.name)
-    if isinstance(weights, Graph):
-        same = weights.outputs.names == tuple(interface.outputs)
-        returned = weights.outputs if same else OutputSpec(tuple(interface.outputs), dict)
-        return replace(weights, module=module, inputs=interface.inputs, outputs=returned,
-                       name=head.name, guards=interface.guards, certificate=None)
     empty = any(isinstance(held, Tensor) and held.is_meta for held in builder.root.values())
     return Graph(module, interface.inputs, OutputSpec(tuple(interface.outputs), dict), head.name,
                  guards=interface.guards, weightless=empty)
@@ -103,7 +119,9 @@ def _blocks(text: str) -> list[Block]:
         else:
             if (kind := line.match("graph|body|module")) is None:
                 line.fail(f"expected 'graph NAME {{' or 'body NAME {{', found {line.rest()}")
-            name = line.word(f"the name of the {kind}")
+            start, name = line.at + 1, line.word(f"the name of the {kind}")
+            if kind == "body" and not re.fullmatch(DOTTED, name):
+                line.fail("bodies have names of letters and digits", start, line.at - start)
             line.need("{")
             blocks.append(Block(kind, name, line))
             inside = True
@@ -115,14 +133,18 @@ def _blocks(text: str) -> list[Block]:
 
 
 def _interface(block: Block) -> Interface:
-    specs, guards = [], []
+    specs, guards = [], list[Line]()
     for line in block.lines:
         if line.match(r"guard\b"):
             line.spaces()
-            guards.append(line.text[line.at :])
+            guards.append(replace(line))
         elif line.match(r"input\b"):
             node = line.match(r"%\w+") or line.fail(f"expected %name, found {line.rest()}")
+            start = line.at + 1
             name = line.word("the name of the input") if line.sees("=") else node[1:]
+            if not re.fullmatch(DOTTED, name):
+                line.fail("inputs have names of letters and digits, such as x or pair.0", start,
+                          line.at - start)
             line.need(":")
             line.spaces()
             kind = re.fullmatch(r"(\w+)\[(.*)\]", line.text[line.at :])
@@ -133,7 +155,20 @@ def _interface(block: Block) -> Interface:
             except ValueError as error:
                 line.fail(str(error), width=len(kind[1]))
         line.at = len(line.text) - len(line.text.lstrip())
-    return Interface(tuple(specs), tuple(guards))
+    shapes = {spec.name: spec.shape for spec in specs}
+    for line in guards:
+        try:
+            _check_guard(line.text[line.at :], shapes)
+        except ValueError as error:
+            line.fail(f"expected a condition on sizes of the inputs: {error}",
+                      width=len(line.text) - line.at)
+    return Interface(tuple(specs), tuple(line.text[line.at :] for line in guards))
+
+
+def _check_guard(guard: str, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
+    """Raise `ValueError` unless it asks about sizes that the inputs have, and can be computed."""
+    unmet((guard,), {name: tuple(d if isinstance(d, int) else FIRST_SIZE for d in shape)
+                     for name, shape in shapes.items()})
 
 
 def _hints(specs: tuple[InputSpec, ...], guards: tuple[str, ...]) -> dict[str, int]:
@@ -147,11 +182,12 @@ class _Builder:
     """Makes the nodes of one block."""
 
     def __init__(
-        self, shapes: Shapes, owners: tuple[nn.Module, ...], bodies: Mapping[str, nn.Module],
-        functions: Mapping[str, Any], interface: Interface | None = None,
+        self, shapes: Shapes, owners: tuple[nn.Module | Mapping[str, Tensor], ...],
+        bodies: Mapping[str, nn.Module], functions: Mapping[str, Any], checked: bool,
+        interface: Interface | None = None,
     ) -> None:
         self.shapes, self.owners, self.functions = shapes, owners, functions
-        self.interface = interface
+        self.checked, self.interface = checked, interface
         self.graph = fx.Graph()
         self.nodes: dict[str, fx.Node] = {}
         self.root: dict[str, Any] = dict(bodies)
@@ -166,7 +202,19 @@ class _Builder:
         if self.returned is None:
             block.head.fail("expected a line 'output NAME = %node' in this block")
         self.graph.output(self.returned)
+        self._code_names(block)
         return fx.GraphModule(self.root, self.graph, class_name=kind)
+
+    def _code_names(self, block: Block) -> None:
+        """In code an input has the name of its own, which no other value may have there."""
+        places = self.graph.find_nodes(op="placeholder")
+        taken = {node.name for node in self.graph.nodes if node not in places} | RESERVED
+        for node in places:
+            name = format(Place(node.target))
+            if name in taken:
+                block.head.fail(f"the input {node.target!r} would be called {name} in code, as "
+                                "something else is: give it another name")
+            taken.add(name)
 
     def _line(self, line: Line) -> None:
         if line.match(r"guard\b"):
@@ -203,6 +251,9 @@ class _Builder:
                       f"or 'output name = %x', found {line.rest()}")
         if name in self.nodes:
             line.fail(f"{name} is defined twice", start, len(name))
+        if not _is_plain(name[1:]):
+            line.fail(f"{name} is no name that code can have: letters, digits and _", start,
+                      len(name))
         return name[1:]
 
     def _add(
@@ -217,10 +268,11 @@ class _Builder:
     def _weight(self, line: Line, name: str | None) -> None:
         start = line.at - 1
         target = line.match(r"\w+(\.\w+)*") or line.fail("expected the name of a weight")
-        tensor = _found(self.owners, target)
+        tensor = _found(self.owners, target, Tensor)
         if tensor is None:
-            known = [n for n, _ in (*self.owners[-1].named_parameters(),
-                                    *self.owners[-1].named_buffers())]
+            owner = self.owners[-1]
+            known = list(owner) if isinstance(owner, Mapping) else [
+                n for n, _ in (*owner.named_parameters(), *owner.named_buffers())]
             line.fail(f"the weights have no {target!r}; {near(target, known)}", start,
                       len(target) + 1)
         self.root[target] = tensor
@@ -235,7 +287,8 @@ class _Builder:
             line.spaces()
             start = line.at
             op, target = "call_module", line.word("the name of a body")
-            if target not in self.root and (held := _found(self.owners, target)) is not None:
+            if target not in self.root and (
+                    held := _found(self.owners, target, nn.Module)) is not None:
                 self.root[target] = held
             if not isinstance(self.root.get(target), nn.Module):
                 known = [k for k, v in self.root.items() if isinstance(v, nn.Module)]
@@ -251,6 +304,8 @@ class _Builder:
         line.need("(")
         given, named = arguments(line, self._lookup)
         made = self._add(op, target, name, given, named)
+        if op == "call_module" and named:
+            line.fail("a body is given its arguments in order, without names", start, width)
         if op == "call_function" and (wrong := unbound(made)):
             line.fail(wrong, start, width)
         self._typed(line, made)
@@ -279,10 +334,12 @@ class _Builder:
         except (ValueError, RuntimeError, TypeError) as error:
             line.fail(f"{text!r} is no type: {error}", width=len(text))
         node.meta["val"] = said
+        if not self.checked:
+            return
         found = self._infer(line, node, known)
         if found is None:
             return
-        sizes = Sizes((), ())
+        sizes = Sizes((), (), " by [" in text)
         sizes.named = {held: symbol(name) for name, held in self.shapes.symbols.items()}
         if not alike(found, said, hints_of(self.shapes.mode)):
             line.fail(f"%{node.name} is {sizes.type(found)}", width=len(text))
@@ -309,11 +366,22 @@ class _Builder:
                       len(line.text))
 
 
-def _found(owners: tuple[nn.Module, ...], name: str) -> Any:
+def _found(
+    owners: tuple[nn.Module | Mapping[str, Tensor], ...], name: str, kind: type
+) -> Any:
     """The weight or module with a dotted name, of the first owner that has it."""
+    if "__" in name:  # what Python itself gives to objects
+        return None
     for owner in owners:
         try:
-            return attribute(owner, name)
+            held = owner.get(name) if isinstance(owner, Mapping) else attribute(owner, name)
         except AttributeError:
             continue
+        if isinstance(held, kind):
+            return held
     return None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether code can write a name as it is."""
+    return name.isascii() and name.isidentifier()

@@ -19,16 +19,26 @@ from rewrite.ir.sizes import PRIMES
 from rewrite.ir.values import Value, expression, inferring
 
 Types = (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, int, float)
+DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+DEEPEST, LARGEST = 50, 2**63  # brackets inside one another; a size is below this
+NAME = r"[^\W\d]\w*(\.\w+)*"  # of a length: `seq`, `pair.0.seq`
+
+
+TYPE = re.compile(r"(\w+)\[([^\[\]]*)\](?: on (\S+))?(?: by \[([^\[\]]*)\])?")
 
 
 class Sizes:
     """Names of the sizes that vary, and types in terms of them.
 
     Lengths of the inputs have the names of their specification, all others are `s0`, `s1`, or
-    `u0`, `u1` if they depend on data, in the order in which they are written.
+    `u0`, `u1` if they depend on data, in the order in which they are written.  If `strides`,
+    types say how values lie in memory, where it is not one entry behind the other.
     """
 
-    def __init__(self, inputs: Iterable[InputSpec], places: Iterable[fx.Node]) -> None:
+    def __init__(
+        self, inputs: Iterable[InputSpec], places: Iterable[fx.Node], strides: bool = False
+    ) -> None:
+        self.strides = strides
         self.named: dict[Any, Any] = {}
         self.counts = {"s": 0, "u": 0}
         for spec, node in zip(inputs, places, strict=False):
@@ -55,7 +65,10 @@ class Sizes:
         if isinstance(value, Tensor):
             kind = str(value.dtype).removeprefix("torch.")
             device = "" if value.device.type == "cpu" else f" on {value.device}"
-            return f"{kind}[{', '.join(map(self.size, value.shape))}]{device}"
+            shape = [self.size(size) for size in value.shape]
+            steps = f" by [{', '.join(map(self.size, value.stride()))}]" if (
+                self.strides and not _in_order(value)) else ""
+            return f"{kind}[{', '.join(shape)}]{device}{steps}"
         if isinstance(value, (tuple, list)):
             inner = ", ".join(self.type(item) or "none" for item in value)
             end = "," * (len(value) == 1)
@@ -110,33 +123,54 @@ class Shapes:
             return self.environment.create_symfloatnode(found, hint=float(hint) if known else None)
         return self.environment.create_symintnode(found, hint=int(hint) if known else None)
 
-    def value(self, text: str) -> Value:
+    def value(self, text: str, depth: int = DEEPEST) -> Value:
         """What a type describes; raises `ValueError` if it cannot be read."""
         text = text.strip()
+        if not depth:
+            raise ValueError(f"more than {DEEPEST} brackets lie inside one another")
         if text == "none":
             return None
         if enclosed(text):
-            items = [self.value(item) for item in pieces(text[1:-1])]
+            items = [self.value(item, depth - 1) for item in pieces(text[1:-1])]
             return items if text.startswith("[") else tuple(items)
-        if (found := re.fullmatch(r"(\w+)\[(.*)\](?: on (\S+))?", text)) is None:
+        if (found := TYPE.fullmatch(text)) is None:
             return self.size(text)
         dtype, sizes = dtype_of(found[1]), [self.size(size) for size in pieces(found[2])]
         with inferring(self.mode):
-            return torch.empty(sizes, dtype=dtype, device=found[3] or "cpu")
+            if found[4] is None:
+                return torch.empty(sizes, dtype=dtype, device=found[3] or "cpu")
+            steps = [self.size(step) for step in pieces(found[4])]
+            return torch.empty_strided(sizes, steps, dtype=dtype, device=found[3] or "cpu")
 
 
 def dtype_of(name: str) -> torch.dtype:
     """The type with this name; raises `ValueError` with near misses."""
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        known = [key for key, value in vars(torch).items() if isinstance(value, torch.dtype)]
-        raise ValueError(f"there is no type {name!r}; {near(name, known)}")
-    return found
+    if name not in DTYPES:
+        raise ValueError(f"there is no type {name!r}; {near(name, DTYPES)}")
+    return DTYPES[name]
 
 
 def dims_of(text: str) -> tuple[Dim, ...]:
-    """The lengths in the type of an input: numbers, and names."""
-    return tuple(int(size) if size.isdigit() else size for size in pieces(text))
+    """The lengths in the type of an input: numbers, and names; `ValueError` for others."""
+    return tuple(map(_dim, pieces(text)))
+
+
+def _dim(text: str) -> Dim:
+    if re.fullmatch(r"\d{1,19}", text, re.ASCII) and int(text) < LARGEST:
+        return int(text)
+    if not re.fullmatch(NAME, text):
+        raise ValueError(f"a length is a number or a name such as seq, found {text[:40]!r}")
+    return text
+
+
+def _in_order(value: Tensor) -> bool:
+    """Whether a value lies in memory as one that is made new."""
+    step: Any = 1
+    for size, found in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        if sympy.sympify(expression(found) - step) != 0:
+            return False
+        step = step * expression(size)
+    return True
 
 
 def enclosed(text: str) -> bool:

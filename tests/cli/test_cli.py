@@ -70,10 +70,10 @@ def test_sweep(study: Path, tmp_path: Path) -> None:
 
 
 def test_trace_and_draw(folder: Path, study: Path, tmp_path: Path) -> None:
-    result = run("trace", str(folder), "--out", str(tmp_path / "m.pt2"))
+    result = run("trace", str(folder), "--out", str(tmp_path / "m.graph"))
     assert result.exit_code == 0, result.output
     assert "bit for bit" in result.output and "8 heads" in result.output
-    assert (tmp_path / "m.pt2").stat().st_size > 0
+    assert (tmp_path / "m.graph").stat().st_size > 0
     for words in (("draw", str(folder)), ("draw", str(folder), "--ops"),
                   ("draw", str(study / "hypothesis.toml"), "--number", "4")):
         out = tmp_path / "x.svg"
@@ -94,7 +94,7 @@ def test_trace_prints_the_report(folder: Path) -> None:
 
 
 def test_trace_as_json(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "m.pt2"
+    out = tmp_path / "m.graph"
     result = run("trace", str(folder), "--json", "--out", str(out))
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -45,15 +45,14 @@ def edits() -> dict[str, Callable[[rw.Graph], rw.Graph]]:
 def test_saved_graphs_are_the_same(edit: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     graph = edits()[edit](traced("gpt2").graph)
-    file = rw.save(graph, tmp_path / "g.pt2")
-    again = rw.load(file)
+    again = rw.load(rw.save(graph, tmp_path / "g.graph"))
     assert isinstance(again, rw.Graph)
     assert again.inputs == graph.inputs and again.outputs.names == graph.outputs.names
     assert again.name == graph.name and again.guards == graph.guards
     for ids in (IDS, tokens(2, 4), tokens(5, 1)):
         found, wanted = again(input_ids=ids), graph(input_ids=ids)
         assert type(found) is type(wanted) and torch.equal(found.logits, wanted.logits)
-    plain = torch.export.load(file).module()
+    plain = torch.export.load(graph.export(tmp_path / "g.pt2")).module()
     assert torch.equal(plain(IDS)[0], graph(input_ids=IDS).logits)
     with pytest.raises(InputError, match=r"input_ids: int64 \[batch, seq\]"):
         again(input_ids=IDS[0])
@@ -61,10 +60,10 @@ def test_saved_graphs_are_the_same(edit: str, tmp_path: Path) -> None:
 
 def test_what_a_loaded_graph_knows(tmp_path: Path) -> None:
     graph = traced("gpt2").graph
-    again = rw.load(rw.save(graph, tmp_path / "g.pt2"))
+    again = rw.load(rw.save(graph, tmp_path / "g.graph"))
     assert again.nodes == graph.nodes
     assert again.certificate.difference == 0.0
-    assert "measured before it was saved as g.pt2" in str(again.certificate)
+    assert "measured before it was saved as g.graph" in str(again.certificate)
     assert again.find(m.module("transformer.h.1.mlp")) and again.find(
         m.shape("batch", "seq", 32)) == graph.find(m.shape("batch", "seq", 32))
     assert again.components().names == graph.components().names
@@ -76,10 +75,10 @@ def test_what_a_loaded_graph_knows(tmp_path: Path) -> None:
 
 def test_component_graphs_and_frozen_sizes_are_saved(tmp_path: Path) -> None:
     split = traced("llama").parts.as_graph()
-    again = rw.load(rw.save(split, tmp_path / "s.pt2"))
+    again = rw.load(rw.save(split, tmp_path / "s.graph"))
     assert torch.equal(again(input_ids=IDS).logits, split(input_ids=IDS).logits)
     frozen = split.freeze("m0", {"input_ids": IDS})
-    again = rw.load(rw.save(frozen, tmp_path / "f.pt2"))
+    again = rw.load(rw.save(frozen, tmp_path / "f.graph"))
     other = tokens(3, 7, seed=5)
     assert torch.equal(again(input_ids=other).logits, frozen(input_ids=other).logits)
     with pytest.raises(InputError, match=r"input_ids.shape\[0\] == 3"):
@@ -88,7 +87,7 @@ def test_component_graphs_and_frozen_sizes_are_saved(tmp_path: Path) -> None:
 
 def test_outputs_of_any_nesting(tmp_path: Path) -> None:
     graph = rw.trace(Returns().eval(), inputs={"x": torch.ones(3, 2)})
-    found = rw.load(rw.save(graph, tmp_path / "r.pt2"))(x=torch.full((2, 2), 3.0))
+    found = rw.load(rw.save(graph, tmp_path / "r.graph"))(x=torch.full((2, 2), 3.0))
     assert type(found).__name__ == "Pair" and found.left.tolist() == [[4.0] * 2] * 2
     assert found.right["both"][1].tolist() == [[-3.0] * 2] * 2
 
@@ -96,23 +95,35 @@ def test_outputs_of_any_nesting(tmp_path: Path) -> None:
 def test_files_that_are_no_graphs(tmp_path: Path) -> None:
     program = torch.export.export(nn.Linear(2, 2), (torch.ones(3, 2),))
     torch.export.save(program, tmp_path / "plain.pt2")
-    module = rw.load(tmp_path / "plain.pt2")
+    module = rw.load_trusted(tmp_path / "plain.pt2")
     assert isinstance(module, nn.Module) and module(torch.ones(3, 2)).shape == (3, 2)
+    with pytest.raises(FileError, match=r"would run what it says.*rw\.load_trusted\("):
+        rw.load(tmp_path / "plain.pt2")
     (tmp_path / "broken.pt2").write_bytes(b"no archive")
     with pytest.raises(FileError, match=r"broken\.pt2 cannot be read as an exported module"):
-        rw.load(tmp_path / "broken.pt2")
-    with pytest.raises(FileError, match=r"a graph is saved as \.pt2"):
-        rw.save(traced("gpt2").graph, tmp_path / "g.toml")
+        rw.load_trusted(tmp_path / "broken.pt2")
+    (tmp_path / "broken.graph").write_bytes(b"no archive")
+    with pytest.raises(FileError, match=r"broken\.graph is no graph that rw.save wrote"):
+        rw.load(tmp_path / "broken.graph")
+    graph = traced("gpt2").graph
+    with pytest.raises(FileError, match=r"a graph is saved as \.graph"):
+        rw.save(graph, tmp_path / "g.toml")
+    with pytest.raises(FileError, match=r"graph\.export\('.*g\.pt2'\)"):
+        rw.save(graph, tmp_path / "g.pt2")
+    with pytest.raises(FileError, match=r"exported as \.pt2"):
+        graph.export(tmp_path / "g.graph")
     with pytest.raises(FileError, match="cannot be written"):
-        rw.save(traced("gpt2").graph, tmp_path / "broken.pt2" / "g.pt2")
+        rw.save(graph, tmp_path / "broken.graph" / "g.graph")
 
 
 def test_graphs_that_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"has no weights to save: .*with_weights"):
-        rw.save(rw.trace(tf.GPT2Config(**GPT2)), tmp_path / "g.pt2")
+    with pytest.raises(FileError, match=r"has no weights to export: .*with_weights"):
+        rw.trace(tf.GPT2Config(**GPT2)).export(tmp_path / "g.pt2")
     asks = traced("gpt2").graph.insert("add_4", lambda x: x if x.sum() > 0 else -x)
+    with pytest.raises(FileError, match=r"cannot be saved: .*without looking at values"):
+        rw.save(asks, tmp_path / "g.graph")
     with pytest.raises(FileError, match=r"cannot be exported: .*without looking at values"):
-        rw.save(asks, tmp_path / "g.pt2")
+        asks.export(tmp_path / "g.pt2")
 
     class Local(NamedTuple):
         x: Tensor
@@ -122,7 +133,7 @@ def test_graphs_that_cannot_be_saved(tmp_path: Path) -> None:
             return Local(x + 1)
 
     with pytest.raises(FileError, match=r"Local, which is defined in .*define it in a module"):
-        rw.save(rw.trace(Net().eval(), inputs={"x": torch.ones(3, 2)}), tmp_path / "l.pt2")
+        rw.save(rw.trace(Net().eval(), inputs={"x": torch.ones(3, 2)}), tmp_path / "l.graph")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])

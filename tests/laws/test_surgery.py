@@ -410,7 +410,7 @@ def test_constants_are_told_and_names_stay() -> None:
 
 def test_saved_loaded_and_cut(tmp_path: Path) -> None:
     edited = heads("llama").ablate("a0.h1").insert("resid1", Probe(), name="probe")
-    loaded, cut = rw.load(rw.save(edited, tmp_path / "g.pt2")), edited.components()
+    loaded, cut = rw.load(rw.save(edited, tmp_path / "g.graph")), edited.components()
     again = loaded.components()
     assert again.names == cut.names and set(again.edges) == set(cut.edges)
     assert error(again(input_ids=B).logits, edited(input_ids=B).logits) <= BOUND

@@ -70,7 +70,7 @@ def test_edge_lists(tmp_path: Path) -> None:
     graph = rw.trace(model, EDGES, dynamic=NAMES)
     x, edges = torch.randn(9, 4), torch.randint(0, 9, (2, 30))
     assert torch.equal(graph(x=x, edge_index=edges), model(x, edges))
-    again = rw.load(rw.save(graph, tmp_path / "graph.pt2"))
+    again = rw.load(rw.save(graph, tmp_path / "graph.graph"))
     for one in (graph, again):
         assert [spec.shape for spec in one.inputs] == [("nodes", 4), (2, "edges")]
         assert torch.equal(one(x=x, edge_index=edges), model(x, edges))

@@ -51,7 +51,7 @@ def test_modules_of_any_name(names: tuple[str, ...], tmp_path: Path) -> None:
             assert rw.count_paths(f"... -> {part} -> ...", parts.dag) >= 1
         assert parts.draw() is not None
         parts.draw(tmp_path / "parts.dot")
-    loaded = rw.load(rw.save(graph, tmp_path / "graph.pt2"))
+    loaded = rw.load(rw.save(graph, tmp_path / "graph.graph"))
     assert loaded.text() == graph.text() and torch.equal(loaded(x=x), want)
     other = Named(*names).eval()
     for weights in (other, other.state_dict()):
