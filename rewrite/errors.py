@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -87,20 +86,3 @@ def near(asked: str, known: Iterable[str], n: int = 5) -> str:
         return f"did you mean {', '.join(close)}?"
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f"known names: {shown}" if shown else "there are no names to choose from"
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Data that lack something, or hold another kind of thing, are a `FileError`.
-
-    >>> with reading("a sweep"):
-    ...     {}["rows"]
-    Traceback (most recent call last):
-    ...
-    rewrite.errors.FileError: these data are not those of a sweep: it has no 'rows'
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise FileError(f"these data are not those of {what}: {why}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import nan
@@ -14,18 +14,25 @@ import pandas as pd
 
 from rewrite.discover.changes import short
 from rewrite.disk import write
-from rewrite.errors import FileError, PathError, reading
+from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.measure import Estimate
 from rewrite.parts import Components
 from rewrite.paths import PathSet, paths
 from rewrite.run.identity import differences
+from rewrite.world import check_table, edited, reading, table_of, text_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 COLUMNS = ("step", "kind", "change", "paths", "explained", "low", "high", "gain", "held_out",
            "held_out_low", "held_out_high", "tried", "important")
+FILE = {"kind": str, "model": str | None, "run": str, "default": str, "identity": dict,
+        "metric": str, "chosen_on": int, "held_out_on": int, "stopped": str,
+        "notes": Sequence[str], "rows": list}
+ROW = {"step": int, "kind": str, "change": str, "important": str, "paths": int, "explained": dict,
+       "gain": float, "held_out": dict | None, "tried": int}
+ESTIMATE = {**dict.fromkeys(("value", "low", "high"), float | None), "level": float}
 HEAD = ("step", "change", "paths", "gain", "explained", "held out")
 
 
@@ -60,6 +67,7 @@ class Row:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
         """Read what `to_dict` wrote."""
+        check_table(data, "a row of refining", ROW)
         held_out = data["held_out"]
         return cls(**{
             **data, "important": paths(data["important"]),
@@ -145,6 +153,7 @@ class Refined:
     def from_dict(cls, data: Mapping[str, Any], parts: Components) -> Refined:
         """Read what `to_dict` wrote, about a component graph."""
         with reading("a log of refining"):
+            check_table(data, "a log of refining", FILE)
             rows = tuple(Row.from_dict(row) for row in data["rows"])
             found = Hypothesis(parts, {data["run"]: rows[-1].important}, data["default"])
             return cls(found, rows, data["metric"], data["chosen_on"], data["held_out_on"],
@@ -174,36 +183,17 @@ def read_log(
 
     Raises `FileError` for the log of another session, which says what differs, or another file.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as the log of refining: {error}") from error
-    if not isinstance(data, dict) or data.get("kind") != "refined":
+    data = table_of(text_of(path), path)
+    if data.get("kind") != "refined":
         raise FileError(f"{path} is no log of refining: give another name")
-    try:
-        was, rows = dict(data["identity"]), [Row.from_dict(row) for row in data["rows"]]
-        notes, stopped = [str(note) for note in data["notes"]], str(data["stopped"])
-    except MALFORMED as error:
-        raise FileError(f"{path} is a log of refining that another version wrote, or that was "
-                        f"edited: {lacking(error)}\ngive another file, or remove this one"
-                        ) from error
+    with edited(f"{path} is a log of refining", "give another file, or remove this one"):
+        check_table(data, "a log of refining", FILE)
+        was, rows = data["identity"], [Row.from_dict(row) for row in data["rows"]]
+        notes, stopped = data["notes"], data["stopped"]
     if differ := differences(was, identity):
         raise FileError(f"{path} is the log of another session: {differ}\n"
                         "give another file, or remove this one")
     return rows, notes, stopped
-
-
-MALFORMED = (LookupError, TypeError, ValueError, AttributeError, PathError)
-"""What reading data raises that is not what was written."""
-
-
-def lacking(error: Exception) -> str:
-    """What is wrong with data, in words, by the error that reading it raised.
-
-    >>> lacking(KeyError("rows"))
-    "it has no 'rows'"
-    """
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def write_log(log: Refined, path: Path) -> Path:
@@ -222,6 +212,7 @@ def _held_out(row: Row) -> dict[str, float]:
 
 
 def _estimate(data: Mapping[str, Any]) -> Estimate:
+    check_table(data, "an estimate", ESTIMATE, {"note": str})
     value, low, high = (nan if data[name] is None else float(data[name])
                         for name in ("value", "low", "high"))
     return Estimate(value, low, high, data["level"], data.get("note", ""))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from rewrite.disk import write
-from rewrite.errors import FileError
+from rewrite.world import table_of, text_of
 
 
 def write_json(path: Path, data: Any) -> Path:
@@ -26,15 +25,4 @@ def write_toml(path: Path, data: dict[str, Any], comment: str = "") -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a .toml or .json file that holds a table."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path} cannot be read: {error}") from error
-    try:
-        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        kind = path.suffix.lstrip(".").upper()
-        raise FileError(f"{path} is not valid {kind}: {error}") from error
-    if not isinstance(data, dict):
-        raise FileError(f"{path} should hold a table, it holds a {type(data).__name__}")
-    return data
+    return table_of(text_of(path), path, path.suffix.lstrip(".").upper())

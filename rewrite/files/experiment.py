@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files.disk import read, write_toml
-from rewrite.kinds import kind_of, short
 from rewrite.measure import Metric, Pairs, metric
 from rewrite.parts import Components
+from rewrite.world import check_table, reading
 
 HEAD = """A hypothesis of `rewrite`: each run lists the paths that read it, all others read the
 default.  Test it with: rewrite test THIS_FILE
@@ -41,38 +40,27 @@ def read_experiment(path: str | Path) -> Experiment:
     path = Path(path)
     data = read(path)
     found = data.get("hypothesis")
-    found = list(found.values()) if isinstance(found, dict) else None
-    if not found or not all(isinstance(h, dict) and "runs" in h for h in found):
+    if not found or not isinstance(found, dict):
         raise FileError(f"{path} holds no hypothesis: it needs [hypothesis.1] and "
                         f"[hypothesis.1.runs]; found the keys {', '.join(data) or 'none'}")
-    for number, each in data["hypothesis"].items():
-        where = f"[hypothesis.{number}]"
-        _typed(path, where, each, {"runs": dict[str, str], "default": str, "name": str})
-    _typed(path, "the file", data, {"test": dict, "model": dict})
+    check_table(data, f"{path}", {"hypothesis": dict}, {"test": dict, "model": dict})
+    for number, each in found.items():
+        check_table(each, f"{path}: [hypothesis.{number}]", {"runs": dict[str, str]},
+                    {"default": str, "name": str})
     test, about = data.get("test", {}), data.get("model", {})
-    _typed(path, "[test]", test, {"pairs": str, "metric": dict})
-    _typed(path, "[model]", about, {"name": str})
-    pairs = None
+    check_table(test, f"{path}: [test]", {}, {"pairs": str, "metric": dict})
+    check_table(about, f"{path}: [model]", {}, {"name": str})
+    pairs = measure = None
     if "pairs" in test:
-        pairs = Pairs.from_dict(read(path.parent / test["pairs"]))
-    measure = None
+        beside = path.parent / test["pairs"]
+        data = read(beside)
+        with reading(beside):
+            pairs = Pairs.from_dict(data)
     if "metric" in test:
-        _typed(path, "[test.metric]", test["metric"], {"name": str}, needed="name")
-        measure = metric(**test["metric"])
-    return Experiment(about.get("name"), tuple(found), pairs, measure)
-
-
-def _typed(
-    path: Path, where: str, table: Mapping[str, Any], wanted: Mapping[str, Any], needed: str = "",
-) -> None:
-    """Raise `FileError` for a key whose value is of another kind than it must be."""
-    if needed and needed not in table:
-        raise FileError(f"{path}: {where} needs {needed} = ...")
-    for key, hint in wanted.items():
-        kind = kind_of(hint)
-        if key in table and kind is not None and not kind.holds(table[key]):
-            raise FileError(f"{path}: {key} of {where} must be {kind.words}, found "
-                            f"{short(table[key])}")
+        check_table(test["metric"], f"{path}: [test.metric]", {"name": str}, others=True)
+        with reading(path):
+            measure = metric(**test["metric"])
+    return Experiment(about.get("name"), tuple(found.values()), pairs, measure)
 
 
 def write_experiment(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rewrite.discover import Refined
-from rewrite.discover.log import MALFORMED, lacking
 from rewrite.errors import FileError
 from rewrite.files.disk import read
 from rewrite.files.experiment import read_experiment
@@ -15,6 +14,7 @@ from rewrite.measure import Pairs, Result
 from rewrite.parts import Components
 from rewrite.run import Sweep
 from rewrite.trace import trace
+from rewrite.world import check_table, edited
 
 
 def load(path: str | Path, parts: Components | None = None) -> Any:
@@ -49,11 +49,12 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
     if kind not in ("result", "results", "pairs", "sweep", "refined"):
         raise FileError(f"{path} is JSON, but no result, sweep, pairs or log of refining: its "
                         f"kind is {kind!r}")
-    try:
+    with edited(f"{path} says that its kind is {kind!r}", "write it anew"):
         match kind:
             case "result":
                 return Result.from_dict(data)
             case "results":
+                check_table(data, "a file of results", {"kind": str, "results": list})
                 return [Result.from_dict(item) for item in data["results"]]
             case "pairs":
                 return Pairs.from_dict(data)
@@ -62,9 +63,6 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
             case _:
                 assert about is not None
                 return Refined.from_dict(data, about)
-    except (*MALFORMED, FileError) as error:
-        raise FileError(f"{path} says that its kind is {kind!r}, and was written by another "
-                        f"version, or edited: {lacking(error)}\nwrite it anew") from error
 
 
 def _about(parts: Components | None, model: str | None, path: Path) -> Components:

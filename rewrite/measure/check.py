@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewrite.errors import DataError, near
+from rewrite.errors import DataError, FileError, near
 
 
 def check_runs(runs: Mapping[str, Sequence[object]], reference: str) -> None:
@@ -69,6 +69,29 @@ def as_labels(name: str, values: Any) -> list[Tensor]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"label {name!r} must be numbers, for each example one or a list of them: "
                         f"{error}") from error
+
+
+def as_tensor(values: Any, dtype: str) -> Tensor:
+    """What a file says of a tensor: nested lists, of numbers of the kind of its type.
+
+    >>> as_tensor([1, 2.5], "int64")
+    Traceback (most recent call last):
+    ...
+    rewrite.errors.FileError: 2.5 is no number of type int64
+    """
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise FileError(f"there is no type of numbers {dtype!r}")
+    fits = (bool,) if kind == torch.bool else (
+        (int, float) if kind.is_floating_point or kind.is_complex else (int,))
+    inside = [values]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, list):
+            inside.extend(value)
+        elif type(value) not in fits:
+            raise FileError(f"{str(value)[:40]} is no number of type {dtype}")
+    return torch.tensor(values, dtype=kind, device="cpu")
 
 
 def as_positions(given: Mapping[str, Any] | None) -> dict[str, list[Tensor]]:

@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewrite.errors import DataError, FileError, reading
+from rewrite.errors import DataError, FileError
+from rewrite.world import check_table, reading
 
 from .batch import Batch
-from .check import as_labels, as_positions, check_runs, check_same
+from .check import as_labels, as_positions, as_tensor, check_runs, check_same
 from .check import positions as chosen
 from .text import SpecialTokens, Tokenizer, answer_tokens, check_lengths, token_ids
+
+FILE = {"kind": str, "reference": str, "dtypes": dict[str, str], "label_dtypes": dict[str, str],
+        "examples": list}
+RECORD = {"texts": dict[str, str], "answers": dict[str, str], "labels": dict,
+          "inputs": dict[str, dict]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,26 +231,34 @@ class Pairs:
 
     @classmethod
     def _read(cls, data: Mapping[str, Any]) -> Pairs:
+        check_table(data, "a file of pairs", FILE, {"notes": Sequence[str]})
         records = data["examples"]
         if not records:
             raise DataError("there are no examples; write at least one")
+        has_positions = {"positions": dict} if "positions" in records[0] else {}
+        for i, record in enumerate(records):
+            check_table(record, f"example {i}", RECORD | has_positions)
+            for key, values in record.items():
+                if values.keys() != records[0][key].keys():
+                    raise FileError(f"example {i} has the {key} {', '.join(values)}, example 0 has "
+                                    f"{', '.join(records[0][key])}")
         dtypes, label_dtypes = data["dtypes"], data["label_dtypes"]
-
-        def tensor(value: Any, dtype: str) -> Tensor:
-            return torch.tensor(value, dtype=getattr(torch, dtype))
+        if label_dtypes.keys() != records[0]["labels"].keys():
+            raise FileError(f"label_dtypes name {', '.join(label_dtypes)}, the examples have the "
+                            f"labels {', '.join(records[0]['labels'])}")
 
         def column(key: str, name: str) -> list[Any]:
             return [record[key][name] for record in records]
 
         runs = {
             run: [
-                {name: tensor(value, dtypes[name]) for name, value in inputs.items()}
+                {name: as_tensor(value, dtypes[name]) for name, value in inputs.items()}
                 for inputs in column("inputs", run)
             ]
             for run in records[0]["inputs"]
         }
         labels = {
-            name: [tensor(value, dtype) for value in column("labels", name)]
+            name: [as_tensor(value, dtype) for value in column("labels", name)]
             for name, dtype in label_dtypes.items()
         }
         texts = {run: column("texts", run) for run in records[0]["texts"]}

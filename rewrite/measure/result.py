@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rewrite.errors import DataError, FileError, MissingPackage, reading
+from rewrite.errors import DataError, FileError, MissingPackage
+from rewrite.world import check_table, reading
 
 from .attribution import attribution_columns, changes_of, draw_changes
 from .check import positions
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NULL = "nothing important"
+MOST_DRAWS = 10**6
+FILE = {"kind": str, "hypothesis": str, "metric": str, "null": str, "notes": Sequence[str],
+        "bootstrap": dict, "runs": Sequence[str], "examples": list, "read": str, "reference": str}
+LATER = {"n": int, "explained": dict, "aue": dict, "ate": dict}  # computed from the examples
+ROW = {"index": int, "effect": float, "null_effect": float}
+OPTIONAL = {"references": int, "reference_score": float, "hypothesis_score": float}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +70,9 @@ class Result:
     level: float = 0.95
 
     def __post_init__(self) -> None:
+        if not (0 < self.draws <= MOST_DRAWS and self.seed >= 0 and 0 < self.level < 1):
+            raise DataError(f"an interval needs 1 to {MOST_DRAWS:,} draws, a seed of 0 or more and "
+                            f"a level between 0 and 1; found {self._options}")
         for name in ("effects", "null_effects", "scores", "reference_scores"):
             if getattr(self, name) is not None or "effects" in name:
                 object.__setattr__(self, name, as_effects(getattr(self, name), name))
@@ -199,7 +209,15 @@ class Result:
 
     @classmethod
     def _read(cls, data: Mapping[str, Any]) -> Result:
+        check_table(data, "a file of a result", FILE, LATER)
+        check_table(data["bootstrap"], "bootstrap", {"draws": int, "seed": int, "level": float})
         examples: list[dict[str, Any]] = data["examples"]
+        if not examples:
+            raise DataError("there are no examples")
+        texts = {f"text_{run}": str for run in data["runs"]}
+        given = {name: kind for name, kind in OPTIONAL.items() if name in examples[0]}
+        for i, row in enumerate(examples):
+            check_table(row, f"example {i}", ROW | texts | given)
 
         def column(name: str) -> Any:
             return [row[name] for row in examples] if name in examples[0] else None
@@ -214,10 +232,10 @@ class Result:
             reference_scores=column("reference_score"),
             index=column("index"),
             references=column("references"),
-            reference=data.get("reference", "clean"),
+            reference=data["reference"],
             texts={run: column(f"text_{run}") for run in data["runs"]},
             notes=data["notes"],
-            read=data.get("read", ""),
+            read=data["read"],
             **data["bootstrap"],
         )
 

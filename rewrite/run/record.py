@@ -13,6 +13,7 @@ from typing import Any
 from rewrite import disk
 from rewrite.errors import FileError
 from rewrite.run.identity import differences
+from rewrite.world import LONGEST, check_is_file, reading, table_of
 
 NAMES = ("sender", "receiver", "paths")
 NUMBERS = ("effect", "low", "high", "change", "p")
@@ -64,13 +65,13 @@ class _Reader:
     def rows(self) -> dict[int, dict[str, Any]]:
         """The rows that are done; the file is made fit to be written on."""
         first = json.dumps(self.head) + "\n"
-        try:
-            data = self.path.read_bytes() if self.path.exists() else b""
+        data = b""
+        with reading(self.path):
+            if self.path.exists():
+                check_is_file(self.path, LONGEST)
+                data = self.path.read_bytes()
             size = data.rfind(b"\n") + 1
             lines, cut = data[:size].decode().splitlines(), data[size:]
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"{self.path} cannot hold the rows of a sweep ({error}): choose a file "
-                            "in a folder that you may write to") from error
         if first.encode().startswith(data):
             disk.write(self.path, first)
             return {}
@@ -126,10 +127,9 @@ class _Reader:
 def _object(line: str | bytes) -> dict[str, Any]:
     """The JSON object of a line; empty for anything else."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        return table_of(line if isinstance(line, str) else line.decode(), "a line")
+    except (FileError, UnicodeDecodeError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _wrong(row: Mapping[str, Any]) -> list[str]:

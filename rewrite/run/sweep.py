@@ -19,7 +19,6 @@ from rewrite.errors import (
     PathError,
     UnknownName,
     near,
-    reading,
 )
 from rewrite.expand import Hypothesis
 from rewrite.measure import Measure, Pairs, as_metric
@@ -39,8 +38,12 @@ from rewrite.run.record import Record, record_at
 from rewrite.run.remote import RowFailed
 from rewrite.run.task import Found, Task
 from rewrite.run.view import View
+from rewrite.world import check_table, reading
 
 COLUMNS = ("effect", "low", "high", "change", "p")
+FILE = {"receiver": str, "metric": str, "n": int, "rows": list}
+LATER = {"kind": str, "notes": Sequence[str], "read": str}
+ROW = {**dict.fromkeys(("sender", "receiver", "paths"), str), **dict.fromkeys(COLUMNS[:4], float)}
 RATE = 0.05
 """Share of cells that a picture may take for more than noise, and that are not."""
 
@@ -172,6 +175,10 @@ class Sweep:
     def from_dict(cls, data: dict[str, Any]) -> Sweep:
         """Read what `to_dict` wrote.  Raises FileError if it is something else."""
         with reading("a sweep"):
+            check_table(data, "a file of a sweep", FILE, LATER)
+            has_p = {"p": float} if data["rows"] and "p" in data["rows"][0] else {}
+            for i, row in enumerate(data["rows"]):
+                check_table(row, f"row {i}", ROW | has_p)
             return cls(pd.DataFrame(data["rows"]), data["receiver"], data["metric"], data["n"],
                        tuple(data.get("notes", ())), data.get("read", ""))
 

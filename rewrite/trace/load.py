@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from rewrite.errors import TraceError
 from rewrite.trace.packaged import PACKAGED, folder
 from rewrite.trace.wrapped import instead_of, unwrapped
+from rewrite.world import LONGEST, check_is_file, reading, turned
+
+LAYERS, MODULES = 10_000, 100_000  # the largest models have fewer
+PACKED = 16  # how many times smaller weights may be in files than in memory
+SPARE = 2**26  # bytes of weights that no file needs to hold
 
 
 def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
@@ -39,14 +48,54 @@ def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
     if model in PACKAGED:
         model = folder(str(model))
     path = Path(model)
-    if path.is_file() and path.suffix == ".json":
-        return _build_empty(_read_config(path), dtype)
-    if path.is_file():
-        return _load_gguf(path, dtype)
-    if path.is_dir() and not (path / "config.json").is_file():
+    with turned(TraceError, lambda why: f"{str(model)[:80]!r} cannot be looked up: {why}"):
+        there, is_folder = os.path.lexists(path), path.is_dir()
+    if there and not is_folder:
+        check_is_file(path, LONGEST if path.suffix == ".json" else None)
+        return (_build_empty(_read_config(path), dtype) if path.suffix == ".json"
+                else _load_gguf(path, dtype))
+    if is_folder and not (path / "config.json").is_file():
         raise TraceError(f"{path} is a folder without config.json, so it holds no model; save "
                          "one there with model.save_pretrained(folder)")
+    if is_folder:
+        _check_files(path)
     return _load_pretrained(str(model), dtype)
+
+
+def _check_files(folder: Path) -> None:
+    """Libraries open whatever has the right name: a pipe would be waited for."""
+    with reading(folder):
+        for path in folder.iterdir():
+            if path.exists() and not path.is_dir():
+                check_is_file(path, LONGEST if path.suffix == ".json" else None)
+
+
+def _check_size(empty: nn.Module, files: Iterable[Path]) -> None:
+    """Weights that files have no room for would be made up, and may fill the memory."""
+    needed = sum(p.numel() * p.element_size() for p in empty.parameters())
+    held = sum(path.stat().st_size for path in files if path.is_file())
+    if needed > PACKED * held + SPARE:
+        raise TraceError(f"it asks for {needed:,} bytes of weights, and the files hold {held:,}: "
+                         "its configuration is of another model")
+
+
+@contextmanager
+def few_modules() -> Iterator[None]:
+    """Give up on a model of more modules than any has, before it fills the memory."""
+    made = 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > MODULES:
+            raise TraceError(f"it asks for more than {MODULES:,} modules: look at its numbers of "
+                             "layers and experts")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _check_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -67,28 +116,29 @@ def _is_config(model: Any) -> bool:
 def _read_config(path: Path) -> Any:
     import transformers
 
-    try:
+    with turned(TraceError, lambda why: f"{path} is no configuration of a model: {why} (it needs "
+                "the key model_type, as in the config.json beside a model's weights)"):
         return transformers.AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise TraceError(f"{path} is no configuration of a model: {first} (it needs the key "
-                         "model_type, as in the config.json beside a model's weights)") from error
 
 
 def _build_empty(config: Any, dtype: torch.dtype | None) -> nn.Module:
     """A model on the meta device: shapes and types of its weights, and no memory for them."""
-    named = getattr(config, "dtype", None)
-    wanted = dtype or (getattr(torch, named, None) if isinstance(named, str) else named)
+    with turned(TraceError, lambda why: f"no model can be built from this "
+                f"{type(config).__name__}: {why}"):
+        named = getattr(config, "dtype", None)
+        wanted = dtype or (getattr(torch, named, None) if isinstance(named, str) else named)
+        return _empty(config, _class_for(config), wanted or torch.float32)
+
+
+def _empty(config: Any, kind: Any, dtype: torch.dtype) -> nn.Module:
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > LAYERS:
+        raise TraceError(f"{layers:,} layers are more than any model has")
     config = copy.deepcopy(config)  # building writes the type into it
-    kind = _class_for(config)
-    try:
-        with torch.device("meta"):
-            build = getattr(kind, "_from_config", None) or kind.from_config
-            made = build(config, dtype=wanted or torch.float32).eval()
-        return made.to("meta")  # old constructors such as torch.FloatTensor ignore the device
-    except (ValueError, RuntimeError, TypeError, ImportError) as error:
-        raise TraceError(f"{kind.__name__} cannot be built from this {type(config).__name__}: "
-                         f"{error}") from error
+    with torch.device("meta"), few_modules():
+        build = getattr(kind, "_from_config", None) or kind.from_config
+        made = build(config, dtype=dtype).eval()
+    return made.to("meta")  # old constructors such as torch.FloatTensor ignore the device
 
 
 def _class_for(config: Any) -> Any:
@@ -126,28 +176,25 @@ def _named_class(name: str, asked: str) -> Any:
 def _load_pretrained(name: str, dtype: torch.dtype | None) -> nn.Module:
     import transformers
 
-    try:
+    with turned(TraceError, lambda why: f"{name!r} could not be loaded as a model: {why} "
+                "(a folder needs config.json and weights, its config.json alone is traced without "
+                "weights; a hub name needs the network or a filled cache)"):
         config = transformers.AutoConfig.from_pretrained(name)
         listed = getattr(config, "architectures", None) or ["AutoModel"]
         kind = _named_class(listed[0], name)
+        if (files := Path(name)).is_dir():
+            _check_size(_empty(config, kind, dtype or torch.float32), files.iterdir())
         return kind.from_pretrained(name, dtype=dtype or torch.float32).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise TraceError(f"{name!r} could not be loaded as a model: {first} "
-                         "(a folder needs config.json and weights, its config.json alone is "
-                         "traced without weights; a hub name needs the network or a filled "
-                         "cache)") from error
 
 
 def _load_gguf(path: Path, dtype: torch.dtype | None) -> nn.Module:
     if path.suffix != ".gguf":
         raise TraceError(f"{path} is a file, and the only model files that can be read are "
                          ".gguf; for safetensors pass the folder that holds config.json")
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype or torch.float32)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, IndexError) as error:
-        raise TraceError(f"{path} could not be read as GGUF: {error}") from error
-    return model.eval()
+    with turned(TraceError, lambda why: f"{path} could not be read as GGUF: {why}"):
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        _check_size(_empty(config, AutoModelForCausalLM, dtype or torch.float32), [path])
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype or torch.float32).eval()

@@ -97,7 +97,7 @@ def test_the_log_of_refining_round_trips(
 
 @pytest.mark.parametrize("kind", ["result", "results", "pairs", "sweep", "refined"])
 @pytest.mark.parametrize(("more", "says"), [
-    ({}, "it has no '"), ({"examples": 3, "rows": 3, "results": 3, "hypothesis": ""}, "")])
+    ({}, "has no '"), ({"examples": 3, "rows": 3, "results": 3, "hypothesis": ""}, "")])
 def test_files_of_another_version(
     kind: str, more: dict[str, Any], says: str, parts: rw.Components, tmp_path: Path
 ) -> None:
