@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 import rewrite as rw
-from rewrite.discover.log import read_rows
+from rewrite.discover.log import read_log
 from rewrite.errors import RewriteError
 from rewrite.files import read_experiment
-from rewrite.run.record import Record
+from rewrite.run.record import record_at
 from rewrite.trace import load as load_model
 from tests.fuzz import mutants
 from tests.zoo import tiny, tokens, traced
@@ -155,14 +155,21 @@ def read_text(path: Path) -> Any:
 
 def _resumed(path: Path) -> Any:
     """A sweep, or a refinement, that goes on from a file."""
-    good = json.loads((path.parent / "good.json").read_text())
-    return Record(path, good)
+    with record_at(path, *_good(path), note=lambda text: None) as record:
+        return record.rows
+
+
+def _good(path: Path) -> Any:
+    return json.loads((path.parent / "good.json").read_text())
 
 
 def _rows_and_identity(folder: Path) -> Path:
     path = _rows(folder)
-    head = json.loads(path.read_text().splitlines()[0])
-    (folder / "good.json").write_text(json.dumps({k: v for k, v in head.items() if k != "kind"}))
+    head, *rows = map(json.loads, path.read_text().splitlines())
+    del head["kind"]
+    names = [{k: row[k] for k in ("sender", "receiver", "paths")} for row in sorted(
+        rows, key=lambda row: row["row"])]
+    (folder / "good.json").write_text(json.dumps([head, names]))
     return path
 
 
@@ -173,7 +180,7 @@ def _log_and_identity(folder: Path) -> Path:
 
 
 def _log_rows(path: Path) -> Any:
-    return read_rows(path, json.loads((path.parent / "good.json").read_text()))
+    return read_log(path, _good(path))
 
 
 def _lines(data: bytes) -> Any:
