@@ -195,8 +195,10 @@ def _router(flow: Flow, numbers: fx.Node, experts: int) -> fx.Node | None:
     In front of a choice it may have more, as where shared experts are weighed too.
     """
     near = flow.cone(numbers, set()) if flow.flows(numbers) else set()
-    candidates = {n: shape(n)[-1] == experts for n in near if flow.contracts(n) and (
-        shape(n)[-1] == experts or (shape(n)[-1] > experts and not _is_float(numbers)))}
+    sizes = {node: shape(node)[-1] for node in near if flow.contracts(node)}
+    chosen = not _is_float(numbers)
+    candidates = {node: size == experts for node, size in sizes.items() if size == experts or (
+        chosen and isinstance(size, int) and size > experts)}
     for node in sorted(candidates, key=lambda n: (candidates[n], flow.order[n]), reverse=True):
         around = flow.cone(numbers, {node})
         if around.isdisjoint(flow.sources):

@@ -58,7 +58,10 @@ def attentions(model: nn.Module) -> list[str]:
 
 
 class Uses(TorchFunctionMode):
-    """Changes what products with some weights give: `change(name, output)`."""
+    """Changes what products with some weights give: `change(name, output)`.
+
+    One function may multiply with several, as a whole attention does: the last of them counts.
+    """
 
     def __init__(self, weights: Mapping[str, nn.Module], change: Callable[[str, Any], Any]) -> None:
         super().__init__()
@@ -69,12 +72,10 @@ class Uses(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if not isinstance(output, Tensor):
-            return output
-        given = {self.names.get(value.untyped_storage().data_ptr())
-                 for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        given = [self.names.get(value.untyped_storage().data_ptr())
+                 for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         names = [name for name in given if name]
-        return self.change(names[0], output) if len(names) == 1 and None in given else output
+        return self.change(names[-1], output) if names and None in given else output
 
 
 @contextmanager
@@ -157,22 +158,29 @@ class Frozen:
         self.clean = record(model, names, clean, self.uncalled)
         self.corrupt = record(model, names, corrupt, self.uncalled)
         order = list(self.corrupt.outputs)
-        layered = [call for call in order if self._layer(call[0])]
+        layered = [call for call in order if self._layer(call[0]) or any(
+            call[0] == a or call[0].startswith(f"{a}.") for a in self.attentions)]
         self.frozen = [call for call in order if call in layered or self._is_read(call, layered)]
 
     def leaves(self, path: str) -> list[Call]:
         """The frozen calls within a module."""
         return [call for call in self.frozen if call[0] == path or call[0].startswith(f"{path}.")]
 
-    def outside_attention(self, path: str) -> list[Call]:
-        """Those that are in no attention, if the module is more than one."""
-        inside = [a for a in self.attentions if a.startswith(f"{path}.")]
-        return [call for call in self.leaves(path) if not any(
-            call[0] == a or call[0].startswith(f"{a}.") for a in inside)]
+    def holding(self, weights: set[int]) -> list[Call]:
+        """The frozen calls of modules that hold some of the matrices, by identity."""
+        found = {name for name, module in matrices(self.model).items()
+                 if any(id(p) in weights for p in module.parameters(recurse=False))}
+        return [call for call in self.frozen if call[0] in found]
 
     def outputs(self, change: Mapping[Call, Any]) -> list[Tensor]:
-        """What the corrupt run gives if some calls give something else and others are frozen."""
-        given = {call: self.corrupt.outputs[call] for call in self.frozen} | dict(change)
+        """What the corrupt run gives if some calls give something else and others are frozen.
+
+        A module around one that changes runs as it is.
+        """
+        around = {call for call in self.frozen if any(
+            name.startswith(f"{call[0]}.") for name, _ in change)}
+        given = {call: self.corrupt.outputs[call] for call in self.frozen if call not in around}
+        given |= change
         with hooked(self.model, {name for name, _ in given},
                     lambda call, _, output: copied(given[call]) if call in given else output,
                     self.uncalled):
@@ -188,7 +196,9 @@ class Frozen:
 
         None if its last matrix does not read the heads side by side.
         """
-        first = [call for call in self.leaves(path) if call[1] == time]
+        around = {name.rpartition(".")[0] for name in matrices(self.model)}
+        first = [call for call in self.leaves(path) if call[1] == time and not any(
+            name == call[0] or name.startswith(f"{call[0]}.") for name in around)]
         if not first:
             return None
         last = first[-1]
@@ -225,11 +235,16 @@ class Frozen:
         return any(not _same(seen[other], self.corrupt.outputs[other]) for other in later)
 
     def _layer(self, name: str) -> str:
-        """The outermost element of a list of modules around a module, or ""."""
+        """The outermost element of a list of modules around a module, or "".
+
+        A sequence of which only one element holds matrices is none.
+        """
         parts = name.split(".")
         for i in range(1, len(parts)):
             above = self.model.get_submodule(".".join(parts[:i]))
-            if isinstance(above, (nn.ModuleList, nn.Sequential)) and parts[i].isdigit():
+            several = isinstance(above, nn.ModuleList) or (
+                isinstance(above, nn.Sequential) and sum(map(bool, map(matrices, above))) > 1)
+            if several and parts[i].isdigit():
                 return ".".join(parts[: i + 1])
         return ""
 

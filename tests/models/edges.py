@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 
 from torch import Tensor
 
 import rewrite as rw
 from rewrite.parts import Component
 from tests.models.direct import Frozen, one_of
+from tests.models.partition import CONTEXT, holders
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def edges(parts: rw.Components, sender: Sender) -> str | None:
     Those are norms of the stream, what reads masks made of tokens, and other outputs.
     """
     outputs = parts.dag.outputs
-    open_ = {c.short for c in parts.components.values() if c.name.kind in ("norm", "embed")}
+    held = {home for homes in holders(parts).values() for home in homes}
+    open_ = {c.short for c in parts.components.values() if c.name.kind == "norm" or (
+        c.name.kind == "embed" and c.short not in held)}
     onward = {(writer, reader) for writer, reader in parts.edges if writer in outputs}
     passed = sorted(open_ | {writer for writer, _ in onward})
     live = [part for part in sender.parts if _reaches(parts, part, {*passed}, {*outputs})]
@@ -86,12 +88,6 @@ def _number(component: Component) -> str:
     return component.short.removesuffix(".shared")
 
 
-def _around(paths: list[str]) -> str:
-    """The innermost module around several."""
-    columns = zip(*(path.split(".") for path in paths), strict=False)
-    return ".".join(c[0] for c in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
 def _layer(symbol: str) -> str:
     """The reader of a port, or of a head's port: `dec.x0.h1.k` is read by `dec.x0`."""
     return re.sub(r"\.h\d+\.\w+$", "", symbol)
@@ -102,11 +98,23 @@ def _block(
 ) -> Sender:
     first = group[0]
     names = tuple(name for c in group for name in c.member_names or (c.short,))
-    alike = [other[0].short for other in groups if other[0].name.path == first.name.path]
-    own = [*group, *filter(None, [parts.components.get(f"{_number(first)}.router")])]
-    path = _around([component.name.path for component in own])
-    calls = {call: None for call in (frozen.outside_attention(path) if path else ())
-             if call[1] == alike.index(first.short)}
+    held = holders(parts)
+    matrices = {id(p) for p in frozen.model.parameters() if p.ndim > 1}
+
+    def shorts(several: list[Component]) -> set[str]:
+        router = parts.components.get(f"{_number(several[0])}.router")
+        return {c.short for c in [*several, *filter(None, [router])]}
+
+    def weights(several: list[Component]) -> set[int]:
+        return {key for key, homes in held.items() if key in matrices and homes & shorts(several)}
+
+    own = weights(group)
+    alike = [other for other in groups if weights(other) == own]
+    others = {home for key in own for home in held[key]}.difference({CONTEXT}, *map(shorts, alike))
+    if others:
+        return Sender(names, None, f"matrices of {first.short} are in {sorted(others)[0]} too")
+    time = [other is group for other in alike].index(True)
+    calls = [call for call in frozen.holding(own) if call[1] == time]
     wanted = frozen.of_modules(calls) if calls else None
     return Sender(names, wanted, f"no module of its own is {first.short}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .family import VOCAB, Family, both_stacks, layers_times_heads
+from .family import VOCAB, Family, both_stacks, layers_times_heads, one_each
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 48}
@@ -94,6 +94,16 @@ def clap_heads(config: Any) -> int:
     return layers_times_heads(config.text_config) + pyramid_heads(config.audio_config)
 
 
+def clap_blocks(config: Any) -> int:
+    """MLPs of both towers, and what leads from stage to stage."""
+    return one_each(config.text_config) + one_each(config.audio_config)
+
+
+def mae_blocks(config: Any) -> int:
+    """MLPs of both stacks, and what leads from the one to the other."""
+    return config.num_hidden_layers + 1 + config.decoder_num_hidden_layers
+
+
 def mae_heads(config: Any) -> int:
     """Attention heads of an encoder and of the decoder that restores the picture."""
     return (layers_times_heads(config)
@@ -103,6 +113,21 @@ def mae_heads(config: Any) -> int:
 def space_and_time(config: Any) -> int:
     """Attention heads of a stack whose layers attend first in time, then in space."""
     return 2 * layers_times_heads(config)
+
+
+def space_and_time_blocks(config: Any) -> int:
+    """MLPs of such a stack, and a product behind each attention in time."""
+    return 2 * config.num_hidden_layers
+
+
+def conformer_blocks(config: Any) -> int:
+    """Of each layer: an MLP before and one behind the attention, and a convolution."""
+    return 3 * config.num_hidden_layers
+
+
+def git_blocks(config: Any) -> int:
+    """MLPs of a text model that reads an image tower."""
+    return one_each(config) + one_each(config.vision_config)
 
 
 def git_heads(config: Any) -> int:
@@ -146,7 +171,7 @@ SIGNALS: tuple[Family, ...] = (
         "use_shared_relative_position_bias": True, "layer_scale_init_value": 1.0}),
     Family("vit_mae", "ViTMAEForPreTraining", "ViTMAEConfig", IMAGE | {
         "decoder_num_attention_heads": 2, "decoder_hidden_size": 16,
-        "decoder_num_hidden_layers": 1, "decoder_intermediate_size": 24}, mae_heads,
+        "decoder_num_hidden_layers": 1, "decoder_intermediate_size": 24}, mae_heads, mae_blocks,
         inputs={"pixel_values": noise(3, 3, 16, 16), "noise": noise(3, 16)}),
     plain("yolos", "Yolos", IMAGE | {"image_size": [16, 16], "num_detection_tokens": 3}),
     picture("swin", "Swin", SWIN, heads=window_heads),
@@ -177,20 +202,29 @@ SIGNALS: tuple[Family, ...] = (
     picture("convnext", "ConvNext", CONVNEXT | {"layer_scale_init_value": 1.0}, heads=no_heads),
     picture("convnextv2", "ConvNextV2", CONVNEXT, heads=no_heads),
     picture("resnet", "ResNet", CONV, heads=no_heads, known=SHORTCUT),
-    picture("regnet", "RegNet", CONV | {"groups_width": 8}, heads=no_heads),
+    picture("regnet", "RegNet", CONV | {"depths": [2, 2], "groups_width": 8}, heads=no_heads,
+            blocks=lambda c: sum(c.depths), known={
+                "partition": "the first layer adds two convolutions of what is embedded: no skip "
+                             "passes it, and it is a part of the embedding"}),
     picture("mobilenet_v2", "MobileNetV2", {
-        "image_size": 32, "depth_multiplier": 0.25, "expand_ratio": 2.0}, heads=no_heads),
+        "image_size": 32, "depth_multiplier": 0.25, "expand_ratio": 2.0}, heads=no_heads,
+        blocks=lambda c: 16, known={
+            "partition": "no skip passes the first and the last layer: they are parts of the "
+                         "embedding and of the logits",
+            "direct": "the last layer is a part of the logits, and hooks freeze it"}),
     picture("poolformer", "PoolFormer", {
         "image_size": 32, "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [16, 32],
         "patch_sizes": [7, 3], "strides": [4, 2], "padding": [2, 1], "mlp_ratio": 2.0,
         "layer_scale_init_value": 1.0}, heads=no_heads),
     picture("focalnet", "FocalNet", {
         "image_size": 32, "embed_dim": 16, "depths": [1, 1], "focal_levels": [2, 2],
-        "focal_windows": [3, 3]}, heads=no_heads),
+        "focal_windows": [3, 3]}, heads=no_heads,
+        # a modulation and an MLP in each layer, and what leads from stage to stage
+        blocks=lambda c: 2 * sum(c.depths) + len(c.depths) - 1),
     # videos
     Family("videomae", "VideoMAEForVideoClassification", "VideoMAEConfig", VIDEO),
     Family("timesformer", "TimesformerForVideoClassification", "TimesformerConfig", VIDEO,
-           space_and_time),
+           space_and_time, space_and_time_blocks),
     Family("vivit", "VivitForVideoClassification", "VivitConfig", VIDEO | {
         "tubelet_size": [2, 8, 8]}),
     # sounds
@@ -199,23 +233,25 @@ SIGNALS: tuple[Family, ...] = (
     speech("wavlm", "WavLM", WAVES | {"num_buckets": 8, "max_bucket_distance": 16}),
     speech("data2vec_audio", "Data2VecAudio", WAVES | {
         "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3}),
-    speech("wav2vec2_conformer", "Wav2Vec2Conformer", WAVES | {"conv_depthwise_kernel_size": 3}),
+    speech("wav2vec2_conformer", "Wav2Vec2Conformer", WAVES | {"conv_depthwise_kernel_size": 3},
+           blocks=conformer_blocks),
     speech("wav2vec2_bert", "Wav2Vec2Bert", SIZE | {
         "vocab_size": VOCAB, "feature_projection_input_dim": 8, "conv_depthwise_kernel_size": 3},
-        inputs={"input_features": noise(3, 12, 8)}),
+        blocks=conformer_blocks, inputs={"input_features": noise(3, 12, 8)}),
     Family("audio_spectrogram_transformer", "ASTForAudioClassification", "ASTConfig", SIZE | {
         "patch_size": 4, "frequency_stride": 4, "time_stride": 4, "max_length": 24,
         "num_mel_bins": 8}),
     # two towers, and what reads text and images
     plain("clip", "CLIP", TOWERS, heads=tower_heads),
-    plain("siglip", "Siglip", {"text_config": TEXT, "vision_config": IMAGE}, heads=pooled_heads),
+    plain("siglip", "Siglip", {"text_config": TEXT, "vision_config": IMAGE}, heads=pooled_heads,
+          blocks=lambda c: one_each(c) + 1),  # an MLP behind the attention that pools
     plain("aimv2", "Aimv2", TOWERS, heads=pooled_heads),
-    plain("clap", "Clap", CLAP, heads=clap_heads),
+    plain("clap", "Clap", CLAP, heads=clap_heads, blocks=clap_blocks),
     plain("blip", "Blip", TOWERS, heads=tower_heads),
     plain("clip_text", "CLIPText", TEXT),
     plain("clip_vision", "CLIPVision", IMAGE),
     Family("git", "GitForCausalLM", "GitConfig", TEXT | {"vision_config": IMAGE}, git_heads,
-           inputs={"input_ids": WORDS, "pixel_values": noise(3, 3, 16, 16)}),
+           git_blocks, inputs={"input_ids": WORDS, "pixel_values": noise(3, 3, 16, 16)}),
     # time series and actions
     Family("patchtst", "PatchTSTForPrediction", "PatchTSTConfig", {
         "num_input_channels": 2, "context_length": 32, "patch_length": 8, "patch_stride": 8,
