@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,13 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers")}
 
 
+def brief(error: Exception) -> str:
+    """An error on one line of a table, without the folders of this machine."""
+    text = " ".join(str(error).split()).replace("|", "/")
+    text = re.sub(r"/\S*/site-packages/", "", text)
+    return f"{type(error).__name__}: {text[:300]}"
+
+
 def one(name: str, seconds: float) -> Row:
     """The row of one family; a crash is a row too, and so is a family that takes too long."""
     import torch
@@ -84,8 +92,7 @@ def one(name: str, seconds: float) -> Row:
     except Late:
         return made | {"crash": f"took more than {seconds:.0f} s"}
     except Exception as error:  # shown in the table
-        text = " ".join(str(error).split()).replace("|", "/")
-        return made | {"crash": f"{type(error).__name__}: {text[:300]}"}
+        return made | {"crash": brief(error)}
 
 
 def kept(file: Path | None) -> dict[str, Row]:

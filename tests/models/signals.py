@@ -197,7 +197,9 @@ SIGNALS: tuple[Family, ...] = (
     plain("detr", "Detr", STACKS | {
         "backbone_config": CONV | {"model_type": "resnet", "out_features": ["stage2"]},
         # the decoder's first self-attention reads learned queries only: no input reaches it
-        "num_queries": 5}, heads=lambda c: both_stacks(c) - c.decoder_attention_heads),
+        "num_queries": 5}, heads=lambda c: both_stacks(c) - c.decoder_attention_heads,
+        # the backbone's first layer; its second, past which no skip leads, with a projection
+        blocks=lambda c: one_each(c) + 2),
     # images, by convolution
     picture("convnext", "ConvNext", CONVNEXT | {"layer_scale_init_value": 1.0}, heads=no_heads),
     picture("convnextv2", "ConvNextV2", CONVNEXT, heads=no_heads),

@@ -66,6 +66,14 @@ def test_the_page_says_what_failed(script: ModuleType) -> None:
     assert "| bitnet | heads | 0 of 8 / rsqrt |" in page
 
 
+def test_an_error_is_brief(script: ModuleType) -> None:
+    place = "/usr/lib/python3/site-packages/transformers/led.py:33"
+    error = ValueError(f"s85 | 2\n  at {place} {400 * 'x'}")
+    found = script.brief(error)
+    assert found.startswith("ValueError: s85 / 2 at transformers/led.py:33 xx")
+    assert len(found) < 320
+
+
 def test_what_is_known_not_to_hold_is_counted_apart(script: ModuleType) -> None:
     laws = [law for law in LAWS if law != "direct"]
     known = row("xlnet", passed=laws, known={"direct": "one | matrix (differs by 0.23)"},
