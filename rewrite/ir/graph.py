@@ -76,6 +76,7 @@ class Graph(Selecting, Editing):
     weightless: bool = False  # its parameters are on the meta device: `with_weights` gives values
     bind: Callable[..., Graph] | None = None  # how the stage that traced it gives it weights
     constants: Mapping[str, Any] = field(default_factory=dict)  # inputs that are no tensors
+    live: Any = field(default=None, repr=False, compare=False)  # a `rewrite.trace.live.Live`
     trail: Any = None  # what rules have done to it: a `rewrite.rules.trail.Trail`
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
@@ -136,7 +137,7 @@ class Graph(Selecting, Editing):
             raise InputError(f"{where} cannot be called, it was traced without weights: call "
                              "graph.with_weights(model) first, and use the graph that it returns")
         # Conversion of a model changes all of its parameters: the first and the last tell.
-        if changed := _changed((*self._weights[:1], *self._weights[-1:])):
+        if changed := self._exchanged or _changed((*self._weights[:1], *self._weights[-1:])):
             raise InputError(f"{where}: {changed}")
         if extra := [name for name in inputs if name not in names]:
             raise InputError(f"{where} has no input {extra[0]!r}; {near(extra[0], names)} (it was "
@@ -169,6 +170,38 @@ class Graph(Selecting, Editing):
     def with_module(self, module: fx.GraphModule) -> Graph:
         """The same interface over another module; its certificate is gone with the old one."""
         return replace(self, module=module, certificate=None, trail=None)
+
+    @property
+    def _exchanged(self) -> str | None:
+        return self.live and self.live.exchanged()
+
+    def verify(self, inputs: Mapping[str, Any] | None = None) -> Certificate:
+        """Compare the graph with the model that it was traced from, as that is now.
+
+        A graph shares the weights of its model, so it follows when they are trained or written
+        to.  It does not follow what is put in their place (`load_state_dict(assign=True)`), which
+        is an `InputError` at the next call, nor hooks, buffers and modes that are changed later,
+        which are noticed here.  Outputs and gradients are compared on `inputs` (default: those of
+        the trace) and at other sizes.  The certificate that is returned notes hooks and buffers
+        that have changed without any effect.
+
+        Raises `TraceError` that names what differs, and where the model is gone.
+
+        >>> import rewrite as rw
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2)).eval()
+        >>> graph = rw.trace(model, inputs={"input": torch.ones(3, 2)})
+        >>> graph.verify().difference
+        0.0
+        >>> _ = model[0].register_forward_hook(lambda module, given, output: output + 1)
+        >>> graph.verify()
+        Traceback (most recent call last):
+        ...
+        rewrite.errors.TraceError: Sequential has changed since it was traced: forward hook ...
+        """
+        if self.live is None:
+            raise InputError(f"{self.name} was not traced from a model in this process, so there "
+                             "is none to compare it with: use graph.with_weights(model)")
+        return self.live.verify(self, inputs)
 
     def with_weights(
         self, weights: torch.nn.Module | Mapping[str, Tensor],

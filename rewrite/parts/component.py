@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from rewrite.errors import UnknownName, near
+from rewrite.ir.certificate import Certificate
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
 from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph, in_order, told
@@ -243,6 +244,10 @@ class Components:
         with told(self.graph, given):
             values = self.module(*(given[spec.name] for spec in self.graph.inputs))
         return self.graph.outputs(values)
+
+    def verify(self, inputs: Mapping[str, Any] | None = None) -> Certificate:
+        """Compare with the model that was traced, as it is now; see `Graph.verify`."""
+        return self.graph.verify(inputs)
 
     def as_graph(self) -> Graph:
         """The split model as a `Graph`, for surgery by name."""

@@ -61,6 +61,8 @@ class Pieces:
         Raises `DataError` if one hypothesis on one example is beyond the budget.
         """
         at, size, n = start, self.chunk, len(self.pairs)
+        if self.budget is not None and start < count:
+            self._check_smallest(make(start))
         known: dict[int, Hypothesis] = {}
         while at < count:
             piece = range(at, min(at + size, count))
@@ -85,9 +87,29 @@ class Pieces:
             if need:
                 size = max(1, min(self.chunk, int(0.9 * len(piece) * most / need)))
 
-    def predict(self, expansion: Expansion) -> int:
+    def _check_smallest(self, hypothesis: Hypothesis) -> None:
+        """Raise `DataError` at once if one hypothesis on one example is beyond the budget.
+
+        To predict what a piece of many needs takes as long as to run it, on large models.
+        """
+        expansion = expand([*self.base, hypothesis], last=self.view.last,
+                           columns=self.view.columns)
+        most = self._most()
+        if (need := self.predict(expansion, 1)) > most - most // 8:
+            raise self._beyond(need, most - most // 8)
+
+    def _beyond(self, need: int, most: int) -> DataError:
+        return DataError(f"one hypothesis on one example needs {in_words(need)}, and the budget "
+                         f"is {in_words(most)}: give at least that much, or shorter examples")
+
+    def _most(self) -> int:
+        """The budget in bytes."""
+        places = devices(self.base[0].parts.graph.module)
+        return min(as_bytes(self.budget, place) for place in places)
+
+    def predict(self, expansion: Expansion, batch_size: int | None = None) -> int:
         """The most bytes that a piece holds at once, at its largest batch."""
-        largest = max(self.pairs.batches(self.batch_size), key=lambda batch: sum(
+        largest = max(self.pairs.batches(batch_size or self.batch_size), key=lambda batch: sum(
             value.numel() for value in batch.inputs[batch.reference].values()))
         runs = {run: largest.inputs[run] for run in expansion.runs}
         return predicted(expansion, expansion.all_arguments(runs, largest.positions))
@@ -96,8 +118,7 @@ class Pieces:
         """What a piece needs and may have; zeros if nobody asked and it is small."""
         if self.budget is None and len(expansion.hypotheses) <= FEW:
             return 0, 0
-        places = devices(expansion.parts.graph.module)
-        most = min(as_bytes(self.budget, place) for place in places)
+        most = self._most()
         self._group = min(GROUP, most // (8 * METRIC))  # an eighth is left to the metric
         return self.predict(expansion), most - most // 8
 
@@ -106,8 +127,7 @@ class Pieces:
         if count > 1:
             return max(1, min(count - 1, int(0.95 * count * most / need)))
         if self.batch_size == 1:
-            raise DataError(f"one hypothesis on one example needs {in_words(need)}, and the budget "
-                            f"is {in_words(most)}: give at least that much, or shorter examples")
+            raise self._beyond(need, most)
         self._halve_batch(f"one hypothesis on {self.batch_size} examples needs {in_words(need)}, "
                           f"more than the budget of {in_words(most)}")
         return 1

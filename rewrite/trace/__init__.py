@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ from rewrite.trace.fake import emptied, faked, forgotten, has_no_weights
 from rewrite.trace.flat import Flat
 from rewrite.trace.hooks import hook_notes
 from rewrite.trace.ladder import Failure
-from rewrite.trace.load import load
+from rewrite.trace.live import Live, bind, not_finite
+from rewrite.trace.load import load, loaded
 from rewrite.trace.parity import certificate_of, compare
 from rewrite.trace.state import State, kept
 from rewrite.trace.support import check_supported
-from rewrite.trace.weights import with_weights
 
 __all__ = ["load", "trace"]
 
@@ -38,6 +39,7 @@ def trace(
     *,
     dtype: torch.dtype | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    allow_missing: bool = False,
 ) -> Graph:
     """The graph of a model, exact for other batch sizes and lengths than those of `inputs`.
 
@@ -56,6 +58,10 @@ def trace(
     looks like a length (of whole numbers `[batch, length]`, of vectors); the certificate says
     what was guessed.  Stacking examples and positions (`m0@[2]`) need the batch on axis 0 and
     the length on axis 1: call them "batch" and "seq" to have that checked.
+
+    Files that lack weights of the model, or hold others, are a `TraceError` that names them:
+    with `allow_missing=True` random numbers take their place, and the certificate names them, as
+    it does weights that are nan or infinite.
 
     Weights are not needed: for a configuration of transformers, the path of a `config.json`,
     or a model on the meta device, the graph can be cut into components, expanded, drawn and
@@ -76,29 +82,31 @@ def trace(
     >>> graph.inputs[0].describe()
     'input: float32 [batch, 3, height, width]'
     """
-    module = load(model, dtype)
+    module, lacking = loaded(model, dtype, allow_missing)
     check_supported(module)
     weightless = has_no_weights(module)
     if weightless:
         module = faked(module)
     with forgotten(module), kept(module) as state:
-        arguments = Arguments.of(module, default_inputs(module) if inputs is None else inputs)
+        inputs = default_inputs(module) if inputs is None else inputs
+        arguments = Arguments.of(module, inputs)
         given = dict(arguments.tensors)
         named = asked(dynamic, given)
         start = time.perf_counter()
         flat = Flat(module, tuple(given), arguments)
         flat.outputs, left_out = flat.spec(first_call(flat, given, state))
-        notes = (*arguments.notes, *left_out, *hook_notes(module))
+        bad = () if weightless else not_finite(module)
+        notes = (*lacking, *bad, *arguments.notes, *left_out, *hook_notes(module))
         captured, certificate = _first_right(flat, given, start, notes, state, named)
     origin = str(model) if isinstance(model, (str, os.PathLike)) else None
     found = emptied(captured.module) if weightless else captured.module
     graph = Graph(found, captured.inputs, flat.outputs, type(module).__name__,
-                  certificate, origin, captured.guards, weightless, with_weights,
+                  certificate, origin, captured.guards, weightless, bind,
                   constants=arguments.constants)
     if found := violations(graph, "traced"):
         raise TraceError(f"{graph.name} was followed into something that is no graph of operators: "
                          f"{found[0].found} (%{found[0].node}); {ELSE}")
-    return graph
+    return graph if weightless else replace(graph, live=Live.of(module, graph, inputs))
 
 
 def _first_right(

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from rewrite.errors import TraceError
 from rewrite.trace.packaged import PACKAGED, folder
+from rewrite.trace.shortfall import REPORT, shortfall
 from rewrite.trace.wrapped import instead_of, unwrapped
 from rewrite.world import LONGEST, check_is_file, reading, turned
 
@@ -23,7 +24,9 @@ PACKED = 16  # how many times smaller weights may be in files than in memory
 SPARE = 2**26  # bytes of weights that no file needs to hold
 
 
-def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
+def load(
+    model: Any, dtype: torch.dtype | None = None, *, allow_missing: bool = False
+) -> nn.Module:
     """The model behind `model`, in eval mode if it is loaded here.
 
     A module is returned as it is, without what is wrapped around it to compile it, to share it
@@ -32,15 +35,23 @@ def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
     unless `HF_HUB_OFFLINE` is set); it is loaded as `dtype` (default: float32).
     A configuration of transformers, or the path of a `config.json`, is a model without
     weights, on the meta device, in `dtype` (default: the type that it names, else float32).
-    Raises `TraceError` for anything that is no model, and for a module of another type than
-    `dtype`.
+    Raises `TraceError` for anything that is no model, for a module of another type than
+    `dtype`, and for files that lack weights of the model, or hold others: with `allow_missing`
+    such a model is loaded all the same, with random numbers in place of what is missing.
     """
+    return loaded(model, dtype, allow_missing)[0]
+
+
+def loaded(
+    model: Any, dtype: torch.dtype | None = None, allow_missing: bool = False
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """What `load` returns, and notes on weights that were missing."""
     model = unwrapped(model)
     if isinstance(model, nn.Module):
         _check_dtype(model, dtype)
-        return model
+        return model, ()
     if _is_config(model):
-        return _build_empty(model, dtype)
+        return _build_empty(model, dtype), ()
     if not isinstance(model, (str, Path)):
         raise TraceError(f"cannot trace a {type(model).__name__}: pass an nn.Module, a folder, "
                          "a .gguf file, the name of a model on the Hugging Face hub, or, to trace "
@@ -52,14 +63,18 @@ def load(model: Any, dtype: torch.dtype | None = None) -> nn.Module:
         there, is_folder = os.path.lexists(path), path.is_dir()
     if there and not is_folder:
         check_is_file(path, LONGEST if path.suffix == ".json" else None)
-        return (_build_empty(_read_config(path), dtype) if path.suffix == ".json"
-                else _load_gguf(path, dtype))
+        return ((_build_empty(_read_config(path), dtype), ()) if path.suffix == ".json"
+                else _load_gguf(path, dtype, allow_missing))
+    if (path / "adapter_config.json").is_file():
+        raise TraceError(f"{path} holds an adapter, which is not loaded by itself: load it with "
+                         "peft, and pass peft.AutoPeftModelForCausalLM.from_pretrained(folder)"
+                         ".merge_and_unload()")
     if is_folder and not (path / "config.json").is_file():
         raise TraceError(f"{path} is a folder without config.json, so it holds no model; save "
                          "one there with model.save_pretrained(folder)")
     if is_folder:
         _check_files(path)
-    return _load_pretrained(str(model), dtype)
+    return _load_pretrained(str(model), dtype, allow_missing)
 
 
 def _check_files(folder: Path) -> None:
@@ -173,7 +188,9 @@ def _named_class(name: str, asked: str) -> Any:
     return kind
 
 
-def _load_pretrained(name: str, dtype: torch.dtype | None) -> nn.Module:
+def _load_pretrained(
+    name: str, dtype: torch.dtype | None, allow_missing: bool
+) -> tuple[nn.Module, tuple[str, ...]]:
     import transformers
 
     with turned(TraceError, lambda why: f"{name!r} could not be loaded as a model: {why} "
@@ -184,10 +201,13 @@ def _load_pretrained(name: str, dtype: torch.dtype | None) -> nn.Module:
         kind = _named_class(listed[0], name)
         if (files := Path(name)).is_dir():
             _check_size(_empty(config, kind, dtype or torch.float32), files.iterdir())
-        return kind.from_pretrained(name, dtype=dtype or torch.float32).eval()
+        model, info = kind.from_pretrained(name, dtype=dtype or torch.float32, **REPORT)
+    return model.eval(), shortfall(name, kind.__name__, info, allow_missing)
 
 
-def _load_gguf(path: Path, dtype: torch.dtype | None) -> nn.Module:
+def _load_gguf(
+    path: Path, dtype: torch.dtype | None, allow_missing: bool
+) -> tuple[nn.Module, tuple[str, ...]]:
     if path.suffix != ".gguf":
         raise TraceError(f"{path} is a file, and the only model files that can be read are "
                          ".gguf; for safetensors pass the folder that holds config.json")
@@ -196,5 +216,7 @@ def _load_gguf(path: Path, dtype: torch.dtype | None) -> nn.Module:
     with turned(TraceError, lambda why: f"{path} could not be read as GGUF: {why}"):
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         _check_size(_empty(config, AutoModelForCausalLM, dtype or torch.float32), [path])
-        return AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype or torch.float32).eval()
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **REPORT)
+    model, info = found
+    return model.eval(), shortfall(path.name, type(model).__name__, info, allow_missing)

@@ -43,14 +43,14 @@ def with_weights(
         raise TraceError(f"weights come from a model or a state dict, found "
                          f"{type(weights).__name__}: graph.with_weights(model)")
     full = replace(graph, module=_bound(graph, _finder(weights)), weightless=False)
-    if not _is_whole(graph):
+    if not is_whole(graph):
         return full
     if module is None:
         return replace(full, certificate=Certificate(None, None, (), LATER, 0.0))
-    return _measured(full, module, inputs)
+    return measured(full, module, inputs)
 
 
-def _is_whole(graph: Graph) -> bool:
+def is_whole(graph: Graph) -> bool:
     """Whether a graph should compute what its model does: rules keep that, surgery does not."""
     while graph.certificate is None and graph.trail is not None:
         graph = graph.trail.start
@@ -169,7 +169,8 @@ def _copy(graph: fx.Graph, device: torch.device | None) -> fx.Graph:
     return made
 
 
-def _measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Any] | None) -> Graph:
+def measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Any] | None) -> Graph:
+    """The graph with a new certificate, compared with a model on `inputs` and at other sizes."""
     names = [spec.name for spec in graph.inputs]
     wanted = {**default_inputs(model), **graph.constants} if inputs is None else inputs
     call = ", ".join(f"{name!r}: tensor" for name in names)
