@@ -134,6 +134,12 @@ def _worst(rows: list[Row], law: str) -> float:
     return max((error for error in errors if error > 0), default=0.0)
 
 
+def _of_each_kind(notes: list[str]) -> str:
+    """The first of several notes that differ in names and numbers alone."""
+    first = {re.sub(r"\w*\d[\w.]*", "", note): note for note in reversed(notes)}
+    return "; ".join(note for note in notes if note in first.values()).replace("|", "/")
+
+
 def _said(row: Row, key: str) -> list[str]:
     """One line of a table for each law that failed, or is known not to hold."""
     return [f"| {row['name']} | {law} | {seen.replace('|', '/')} |"
@@ -196,7 +202,7 @@ def page(found: list[Row], missing: int = 0) -> str:
     lines += [line for row in traced for line in _said(row, "known")]
     slower = [row for row in traced if row["notes"] and not row["failed"]]
     lines += ["", "## Coarser or slower in places", "", "| family | where |", "|---|---|"]
-    lines += [f"| {row['name']} | {row['notes'][0].replace('|', '/')} |" for row in slower]
+    lines += [f"| {row['name']} | {_of_each_kind(row['notes'])} |" for row in slower]
     lines += ["", "## Direct edges without an oracle", "", "| family | why |", "|---|---|"]
     lines += [f"| {row['name']} | {'; '.join(row['no_oracle'])} |" for row in traced
               if row["no_oracle"]]

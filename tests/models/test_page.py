@@ -66,6 +66,14 @@ def test_the_page_says_what_failed(script: ModuleType) -> None:
     assert "| bitnet | heads | 0 of 8 / rsqrt |" in page
 
 
+def test_a_note_of_each_kind_is_on_the_page(script: ModuleType) -> None:
+    notes = [f"{layer}: experts not split: add_{i} is not linear | in their rows"
+             for i, layer in enumerate(("m0", "m1"))]
+    page = script.page([row("zaya", notes=["a0: slices stay below conv1d_1", *notes])])
+    assert ("| zaya | a0: slices stay below conv1d_1; m0: experts not split: add_0 is not linear "
+            "/ in their rows |") in page
+
+
 def test_an_error_is_brief(script: ModuleType) -> None:
     place = "/usr/lib/python3/site-packages/transformers/led.py:33"
     error = ValueError(f"s85 | 2\n  at {place} {400 * 'x'}")
