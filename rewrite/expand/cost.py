@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import pandas as pd
 from sympy import Expr
 
 from rewrite.errors import InputError
+from rewrite.ir.fields import Fields
 from rewrite.ir.graph import Graph
 from rewrite.parts import Components
 from rewrite.symbolic.cost import Cost, Figures, hints_for, measured, where
+from rewrite.turn import once
 
 
 @dataclass(frozen=True)
-class ExpansionCost:
+class ExpansionCost(Fields):
     """What an expansion costs, beside what the model costs.
 
     `copies` counts copies of sources and parts, `calls` the bodies called (heads that are
@@ -34,7 +35,7 @@ class ExpansionCost:
     seconds: float
     work_out: Callable[[Mapping[str, int]], Cost] = field(repr=False, compare=False)
 
-    @cached_property
+    @once
     def work(self) -> Cost:
         """All expressions together."""
         return self.work_out({})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,16 @@ from rewrite.expand.positions import first_of, groups_of, masks_for
 from rewrite.expand.product import Product, expand_dag
 from rewrite.expand.stack import build_stacked
 from rewrite.expand.stackable import Unstackable
+from rewrite.ir.fields import Fields
 from rewrite.ir.graph import InputSpec, told
 from rewrite.parts import Components
 from rewrite.parts.assemble import context_inputs
 from rewrite.symbolic.cost import Cost, hints_for, measured, where
+from rewrite.turn import alone, once
 
 
 @dataclass(frozen=True)
-class Expansion:
+class Expansion(Fields):
     """One or more hypotheses as one module; call it with the inputs of each run.
 
     `exp(clean={"input_ids": ...}, corrupt={"input_ids": ...})` returns what the model would
@@ -57,7 +58,7 @@ class Expansion:
         """How many copies each source and part has."""
         return self.product.counts
 
-    @cached_property
+    @once
     def _built(self) -> Built:
         return build(self.parts, self.product, self.runs, self.reading, self.single)
 
@@ -70,7 +71,7 @@ class Expansion:
         """
         return self._built.module
 
-    @cached_property
+    @once
     def _stacks(self) -> Built | Unstackable:
         try:
             return build_stacked(
@@ -94,7 +95,7 @@ class Expansion:
             raise self._stacks
         return self._stacks.module
 
-    @cached_property
+    @once
     def stacked(self) -> fx.GraphModule:
         """The same with the signature of `module`: the results of each hypothesis apart."""
         if isinstance(self._stacks, Unstackable):
@@ -117,7 +118,7 @@ class Expansion:
         """Python source of the expanded module."""
         return self.module.code
 
-    @cached_property
+    @once
     def cost(self) -> ExpansionCost:
         """Counts and expressions that are known before anything runs."""
         model = sum(self.parts.body(c.short).weights
@@ -165,7 +166,7 @@ class Expansion:
         build_output = self.parts.graph.outputs
         return build_output(values) if self.single else [build_output(v) for v in values]
 
-    @cached_property
+    @once
     def places(self) -> Mapping[str, str]:
         """The named positions that a call must give, each with the input that they are of."""
         return groups_of(self.product, self.parts)
@@ -239,6 +240,7 @@ class Expansion:
         return svg(self)
 
 
+@alone
 def expand(
     hypothesis: Hypothesis | Sequence[Hypothesis], *, last: bool = False,
     columns: Sequence[int] | None = None,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from rewrite.errors import HypothesisError
+from rewrite.ir.fields import Fields
 from rewrite.parts import Components
 from rewrite.paths import Automaton, PathSet, assign, check_reachable, count_paths, paths
+from rewrite.turn import alone, once
 
 
 @dataclass(frozen=True)
-class Hypothesis:
+class Hypothesis(Fields):
     """Paths are assigned to runs: `runs` says which set reads which, all others `default`.
 
     H = (G, delta, P, D) of Goldowsky-Dill et al. 2023 with P given by path sets; any number
@@ -29,6 +30,7 @@ class Hypothesis:
     default: str = "corrupt"
     name: str = ""
 
+    @alone
     def __post_init__(self) -> None:
         if not isinstance(self.parts, Components):
             raise HypothesisError(f"a hypothesis is about a component graph, found "
@@ -57,11 +59,12 @@ class Hypothesis:
         """All runs, the default last."""
         return (*self.runs, self.default)
 
-    @cached_property
+    @once
     def automaton(self) -> Automaton:
         """Walks a path from its output to its source and then knows its run."""
         return assign(self.path_sets, self.default, self.parts.dag)
 
+    @alone
     def count(self) -> dict[str, int]:
         """How many paths each run is read by, at some positions: exact integers."""
         dag, claimed = self.parts.dag, PathSet.none()

@@ -20,6 +20,7 @@ from torch import fx
 from rewrite.errors import HypothesisError
 from rewrite.expand.groups import PORTS, Place, Reads, places_of
 from rewrite.expand.product import Copy, Mixed, Product
+from rewrite.ir.code import Code
 from rewrite.ir.flow import CONTRACTIONS, args, shape
 from rewrite.ir.ops import at_hops, attention_pattern, attention_scores, by_hop, weighed
 from rewrite.ir.values import attribute
@@ -179,7 +180,7 @@ class _Windowing:
         (output,) = self.body.module.graph.find_nodes(op="output")
         self.graph.output(fx.map_arg(output.args[0], lambda n: self.made_of[n, 0]))
         self.graph.lint()
-        module = fx.GraphModule(self.body.module, self.graph)
+        module = Code(self.body.module, self.graph)
         module.graph.eliminate_dead_code()
         module.recompile()
         again = sum(self._weights(node) for node, reading in self.made_of if reading)

@@ -24,6 +24,7 @@ from rewrite.files.returns import described, outputs_of
 from rewrite.files.sizes import writable
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.certificate import certificate_from
+from rewrite.ir.code import Code
 from rewrite.ir.graph import Graph, InputSpec
 from rewrite.ir.nested import Place
 from rewrite.ir.sizes import fitting
@@ -31,11 +32,13 @@ from rewrite.ir.text_sizes import dtype_of
 from rewrite.ir.values import attribute
 from rewrite.parts.operators import written_out
 from rewrite.trace.cleanup import clean
+from rewrite.turn import alone
 
 EXTRA = "rewrite.json"
 KEPT = ("module", "component", "part", "own", "added")  # what nodes say of themselves
 
 
+@alone
 def export(graph: Graph, path: Path) -> Path:
     """Export the module, with its interface as a note.  Raises `FileError` if it cannot be."""
     if path.suffix != ".pt2":
@@ -75,6 +78,7 @@ def export(graph: Graph, path: Path) -> Path:
     return disk.write(path, whole.getbuffer())
 
 
+@alone
 def load_trusted(path: str | Path) -> Graph | torch.nn.Module:
     """Read a .pt2 file that you trust as much as a program: reading it runs what it says.
 
@@ -192,7 +196,7 @@ def _plain(exported: fx.GraphModule, note: Mapping[str, Any]) -> fx.GraphModule:
         values[node] = made
     used = {str(node.target): attribute(exported, str(node.target))
             for node in graph.find_nodes(op="get_attr")}
-    module = fx.GraphModule(used, graph, class_name=note["name"])
+    module = Code(used, graph, class_name=note["name"])
     leave_out(module, transient(exported))
     module.graph.lint()
     return module

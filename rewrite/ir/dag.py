@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from rewrite.ir.fields import Fields
+
 
 @dataclass(frozen=True)
 class Source:
@@ -110,7 +112,7 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class Dag:
+class Dag(Fields):
     """Nodes in an order where each comes after what it reads.
 
     `outputs` are the parts at which paths end.  `spellings` gives further names of a
@@ -138,6 +140,9 @@ class Dag:
             seen.add(node.name)
         if missing := [name for name in self.outputs if name not in seen]:
             raise ValueError(f"outputs {missing} are not nodes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"kept": {}}
 
     def __getitem__(self, name: str) -> Node:
         return self.by_name[name]

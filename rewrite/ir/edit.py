@@ -21,6 +21,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from rewrite.errors import SurgeryError, UnknownName
 from rewrite.ir import find
 from rewrite.ir.buffers import leave_out, transient
+from rewrite.ir.code import Code
 from rewrite.ir.selection import Match
 from rewrite.ir.sizes import described, described_value, labels, place_inputs
 from rewrite.ir.values import alike, attribute, fake, hints_of, inferring, mode_of
@@ -36,7 +37,7 @@ KEPT = ("module", "nn_module_stack", "stack_trace")
 LEARNED = ("replacements", "var_to_range", "axioms", "divisible")
 
 
-class Calling(fx.GraphModule):
+class Calling(Code):
     """A graph module that leaves the code of the bodies that it calls as it is.
 
     They are shared and never edited in place, and there may be hundreds of them.

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from rewrite.errors import InputError, near
 from rewrite.ir.certificate import Certificate
+from rewrite.ir.fields import Fields
 from rewrite.ir.methods import Editing, Selecting
 from rewrite.ir.nested import Place, unnested
 from rewrite.ir.size_text import unmet
@@ -55,7 +56,7 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
-class Graph(Selecting, Editing):
+class Graph(Fields, Selecting, Editing):
     """An executable graph: callable like the model, printable, never changed in place.
 
     `module` is an ordinary `fx.GraphModule` whose parameters are the model's own.

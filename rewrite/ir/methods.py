@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.ir.selection import Match
+from rewrite.turn import alone
 
 if TYPE_CHECKING:
     from rewrite.ir.graph import Graph
 
 
+@alone
 class Selecting:
     """Questions about nodes.  A text in place of a matcher is a name or a glob of names."""
 
@@ -86,6 +88,7 @@ did you mean a1.h3, a1.h2, a1.h1, a1.h0, a0.h3?
         return find.paths_between(self.module.graph, start, end, limit)
 
 
+@alone
 class Editing:
     """Edits.  Each returns a new graph over the same parameters; this one stays as it is.
 

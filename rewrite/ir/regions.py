@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -243,7 +244,7 @@ def extract(
     edit.guards = tuple(guard for guard in graph.guards
                         if {v.rpartition(".")[0] for v in variables_of(guard)} <= set(kept))
     names = tuple(node.name for node in results)
-    build = OutputSpec(names, lambda found: found[names[0]] if one else dict(found))
+    build = OutputSpec(names, itemgetter(names[0]) if one else dict)
     return replace(edit.done(), inputs=tuple(specs[name] for name in kept), outputs=build)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from rewrite.errors import TextError, near
 from rewrite.ir.clauses import unbound
+from rewrite.ir.code import Code
 from rewrite.ir.graph import Graph, InputSpec, OutputSpec
 from rewrite.ir.nested import Place
 from rewrite.ir.notes import WORDS
@@ -21,11 +22,13 @@ from rewrite.ir.text_names import functions_of, target_of
 from rewrite.ir.text_parse import WORD, Line, arguments, value
 from rewrite.ir.text_sizes import Shapes, Sizes, dims_of, dtype_of, symbol
 from rewrite.ir.values import alike, attribute, fake, hints_of, infer, needs_numbers
+from rewrite.turn import alone
 
 DOTTED = r"\w+(\.\w+)*"
 RESERVED = {"self", "torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"}
 
 
+@alone
 def from_text(text: str, weights: Graph | nn.Module) -> Graph:
     """The graph that a text describes, over the weights of a model or of another graph.
 
@@ -203,7 +206,7 @@ class _Builder:
             block.head.fail("expected a line 'output NAME = %node' in this block")
         self.graph.output(self.returned)
         self._code_names(block)
-        return fx.GraphModule(self.root, self.graph, class_name=kind)
+        return Code(self.root, self.graph, class_name=kind)
 
     def _code_names(self, block: Block) -> None:
         """In code an input has the name of its own, which no other value may have there."""

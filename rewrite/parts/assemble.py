@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rewrite.ir.code import Code
 from rewrite.ir.dag import Constant, Join, Source
 from rewrite.ir.edit import Calling
 from rewrite.ir.flow import args
@@ -236,7 +237,7 @@ def context_module(parts: Components, wanted: Sequence[fx.Node]) -> fx.GraphModu
                 weights[node.target] = attribute(parts.graph.module, node.target)
     graph.output(tuple(made[node] for node in wanted))
     graph.lint()
-    return fx.GraphModule(weights, graph)
+    return Code(weights, graph)
 
 
 def context_inputs(parts: Components) -> frozenset[str]:

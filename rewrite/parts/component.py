@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -15,9 +15,12 @@ from torch import fx
 from rewrite.errors import UnknownName, near
 from rewrite.ir.certificate import Certificate
 from rewrite.ir.dag import Constant, Dag, Join, Part, Port, Source
+from rewrite.ir.fields import Fields
 from rewrite.ir.flow import Flow, shape
 from rewrite.ir.graph import Graph, in_order, told
 from rewrite.ir.layout import CONTEXT_INPUTS, Layout, layout_of
+from rewrite.ir.pack import Spot, mapped
+from rewrite.parts.kept import Kept
 from rewrite.parts.motion import PartsMotion
 from rewrite.parts.names import Name, heads_per_key, name_regions
 from rewrite.parts.operators import written_out
@@ -31,6 +34,7 @@ from rewrite.rules.heads import body as heads_body
 from rewrite.rules.layout import one_layout
 from rewrite.rules.slicer import Body, Slicer
 from rewrite.rules.spelling import spelled
+from rewrite.turn import alone, once
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,17 @@ class Component:
         return self.name.short
 
 
+class FlowFrom(NamedTuple):
+    """What flows from these inputs."""
+
+    sources: tuple[str, ...]
+
+
+OF_NODES = ("cut", "components", "values", "kept")  # fields that hold nodes of the graph
+
+
 @dataclass(frozen=True)
-class Components:
+class Components(Fields):
     """The component graph of a model.
 
     `names` are sources and parts (`tokens`, `embed`, `a0.h3`, `m0`, `logits`), `edges` the
@@ -79,7 +92,34 @@ class Components:
     notes: tuple[str, ...]
     values: Mapping[fx.Node, str] = field(repr=False)
     granularity: str | None = None  # as it was asked for
-    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by question
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nodes are told by their numbers, and stay those of the graph."""
+        numbers = {node: number for number, node in enumerate(self.cut.flow.graph.nodes)}
+
+        def data(leaf: Any) -> Any:
+            if isinstance(leaf, Flow):
+                return FlowFrom(tuple(str(node.target) for node in leaf.sources))
+            return Spot(numbers[leaf]) if isinstance(leaf, fx.Node) else leaf
+
+        state = super().__getstate__()
+        return state | mapped({name: state[name] for name in OF_NODES}, data)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        graph = state["graph"].module.graph
+        nodes = list(graph.nodes)
+        flow = Flow(graph, state["cut"].flow.sources)
+
+        def thing(leaf: Any) -> Any:
+            if isinstance(leaf, FlowFrom):
+                return flow
+            return nodes[leaf.number] if isinstance(leaf, Spot) else leaf
+
+        found = mapped({name: state[name] for name in OF_NODES}, thing)
+        vars(self).update(state | found | {"kept": Kept()})
+        for question, answer in found["kept"].items():
+            self.kept[question] = answer
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,6 +162,7 @@ class Components:
                               f"{near(name, self.components)}")
         return self.components[name]
 
+    @alone
     def body(
         self, name: str, heads: tuple[int, ...] | None = None,
         alike: Mapping[str, str] | None = None,
@@ -155,6 +196,7 @@ class Components:
         slicer.open_slots(tuple(dict.fromkeys(("", node) for _, node in region.slots)))
         return slicer.finish(slicer.emit(region.output))
 
+    @alone
     def bias(self, name: str) -> Body | None:
         """What an attention layer adds beside its heads."""
         region, key = self.component(name).region, (name, "bias")
@@ -164,6 +206,7 @@ class Components:
             self.kept[key] = bias_body(self.graph.module, self.cut.flow, region.layer)
         return self.kept[key]
 
+    @alone
     def last_row(
         self, name: str, heads: tuple[int, ...] | None = None,
         alike: Mapping[str, str] | None = None, columns: tuple[int, ...] | None = None,
@@ -173,7 +216,8 @@ class Components:
         Attention still reads all rows by k and v.  `columns` restricts the last axis (of
         logits, to some tokens).  None if some step looks at more than one position.
         """
-        key = (name, "last row", heads, tuple(sorted((alike or {}).items())), columns)
+        key = (name, "last row", heads, tuple(sorted((alike or {}).items())),
+               columns and (-1, *columns))
         if key not in self.kept:
             self.kept[key] = self._make_last_row(
                 self.component(name), heads, dict(alike or {}), columns)
@@ -202,6 +246,7 @@ class Components:
         result = slicer.emit(region.output, pick)
         return None if slicer.stuck or slicer.reads_whole else slicer.finish(result)
 
+    @alone
     def rowwise(self, name: str) -> bool:
         """Whether a part treats every position for itself (see `rewrite.parts.rowwise`).
 
@@ -219,6 +264,7 @@ class Components:
                 self.cut.flow, region.output, self.cut.written)
         return self.kept[key]
 
+    @alone
     def mixes_examples(self, region: Region) -> str | None:
         """What surgery has put into a region, unless it is proved to keep examples apart."""
         own = {node.meta["own"] for node in region.nodes if "own" in node.meta}
@@ -232,7 +278,7 @@ class Components:
         """Which axes of the outputs are the batch and the tokens."""
         return layout_of(self.graph)
 
-    @cached_property
+    @once
     def module(self) -> fx.GraphModule:
         """The whole model with every head, q, k and v reading visible."""
         from rewrite.parts.assemble import split_module
@@ -274,6 +320,7 @@ class Components:
 GRANULARITIES = ("stream", "module", "op")
 
 
+@alone
 def components(
     graph: Graph, sources: Sequence[str] | None = None, granularity: str | None = None
 ) -> Components:

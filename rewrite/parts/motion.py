@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from rewrite.ir.values import devices
 from rewrite.parts.regions import Region
 from rewrite.parts.rowwise import keeps_tokens
 from rewrite.symbolic.cost import hints_for
+from rewrite.turn import once
 
 if TYPE_CHECKING:
     from rewrite.parts.component import Components
@@ -56,7 +56,7 @@ class PartsMotion(Motion):
         """
         return self._looks_ahead
 
-    @cached_property
+    @once
     def _looks_ahead(self) -> bool:
         graph = self.parts.graph
         if graph.weightless or any(t.is_meta for t in graph.module.parameters()):
@@ -78,7 +78,7 @@ class PartsMotion(Motion):
         """
         return self._mixes_examples
 
-    @cached_property
+    @once
     def _mixes_examples(self) -> bool:
         graph = self.parts.graph
         if graph.weightless or any(t.is_meta for t in graph.module.parameters()):

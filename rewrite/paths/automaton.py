@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 from rewrite.errors import HypothesisError
 from rewrite.ir.dag import Constant, Dag, Join, Node, Part, Source
@@ -14,6 +15,7 @@ from rewrite.paths.pathset import PathSet
 from rewrite.paths.tree import Tree, combine, leaves
 from rewrite.paths.walk import walk_paths
 from rewrite.paths.wiring import Arrival, Letters, Place
+from rewrite.turn import alone
 
 
 class _Table:
@@ -51,6 +53,7 @@ class _Table:
         return number
 
 
+@alone
 class Automaton:
     """Which run does a path read?  Walk it from its output to its source, then ask.
 
@@ -71,10 +74,11 @@ class Automaton:
         self._default: str = default
         self._shared: BoundSet = shared
         self._letters: Letters = shared.letters
-        key = _Table, shared.expressions, self._runs, default
-        if key not in shared.dag.kept:
-            shared.dag.kept[key] = _Table(*key[1:])
-        self._table: _Table = shared.dag.kept[key]
+        tables: dict[object, Any] = shared.expressions.tables
+        key = self._runs, default
+        if key not in tables:
+            tables[key] = _Table(shared.expressions, *key)
+        self._table: _Table = tables[key]
         self.start: int = self._table.number(*(bound.start for bound in runs.values()))
         self._met: set[int] = {self.start}
 
@@ -161,6 +165,7 @@ class Automaton:
         return self._table.run(state)
 
 
+@alone
 def assign(runs: Mapping[str, PathSet | str], default: str, dag: Dag) -> Automaton:
     """Give each path of the graph one run: that of the set it is in, else `default`.
 

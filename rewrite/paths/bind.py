@@ -35,8 +35,10 @@ from rewrite.paths.pattern import (
 )
 from rewrite.paths.tree import Tree, leaves
 from rewrite.paths.wiring import Letters, Placing, Wiring, starts
+from rewrite.turn import alone
 
 
+@alone
 @dataclass(frozen=True, eq=False)
 class BoundSet:
     """A path set on one graph: a deterministic automaton whose states are integers.
@@ -115,6 +117,7 @@ def bind(path_set: PathSet | str, dag: Dag) -> BoundSet:
     return bind_all([path_set], dag)[0]
 
 
+@alone
 def bind_all(path_sets: Iterable[PathSet | str], dag: Dag) -> tuple[BoundSet, ...]:
     """Bind several path sets with the same letters and the same store of expressions.
 

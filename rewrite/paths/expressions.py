@@ -63,6 +63,8 @@ class Expressions:
         self._letters: dict[int, int] = {}
         self._kept: dict[tuple[int, int], int] = {}
         self._begun: dict[tuple[int, int], int] = {}
+        self.tables: dict[object, object] = {}
+        """What automata over these expressions remember."""
         self.none: int = self._number(Leaf(0), False)
         self.empty: int = self._number(Empty(), True)
         self.every: int = self._number(Other(self.none), True)
@@ -73,6 +75,10 @@ class Expressions:
             self._terms.append(term)
             self._nullable.append(nullable)
         return number
+
+    def __len__(self) -> int:
+        """How much is kept: expressions, and their derivatives."""
+        return len(self._terms) + len(self._derived)
 
     def nullable(self, number: int) -> bool:
         """Whether the language has the empty word."""

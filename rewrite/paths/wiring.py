@@ -27,6 +27,9 @@ class Placing(NamedTuple):
     there: str = ""
 
 
+MOST = 100_000  # expressions and derivatives of one graph: some 30 MB
+
+
 class Wiring:
     """What binding needs to know of a graph, worked out once.
 
@@ -181,8 +184,14 @@ class Wiring:
                       0)
 
     def expressions(self, letters: Letters) -> Expressions:
-        """The store for letters of this number that move like these."""
+        """The store for letters of this number that move like these.
+
+        Patterns of new forms never end: when much has been kept, stores are begun anew, and what
+        is bound already keeps its own.
+        """
         key = letters.count, letters.motion
+        if sum(map(len, self._stores.values())) > MOST:
+            self._stores.clear()
         if key not in self._stores:
             self._stores[key] = Expressions(*key)
         return self._stores[key]

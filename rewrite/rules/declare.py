@@ -70,6 +70,12 @@ class Rule:
     def __repr__(self) -> str:
         return f"{self.name}: {self.equation}"
 
+    def __reduce__(self) -> Any:
+        return _arrived, (self.name, self.equation)
+
+    def __deepcopy__(self, memo: Any) -> Rule:
+        return self
+
     def why_not(self, graph: Graph, name: str) -> str:
         """Why the rule does not apply at a node; empty if it does.
 
@@ -163,6 +169,26 @@ def rule_on(
                     cleandoc(function.__doc__ or ""), _lines(function))
 
     return made
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A function that stayed where it was when what it belongs to was pickled."""
+
+    what: str
+
+    def __call__(self, *given: Any) -> Any:
+        raise RuleError(f"{self.what} does not travel, so this cannot be done again here: "
+                        "do it where the graph was made")
+
+
+def _arrived(name: str, equation: str) -> Rule:
+    """The rule of this package that was pickled; of another one, its name and equation."""
+    from rewrite.rules.table import RULES
+
+    known = RULES.get(name)
+    return known if known and known.equation == equation else Rule(
+        name, equation, Absent(f"the rule {name!r}"))
 
 
 def equations(of: Rule) -> list[Rule]:

@@ -23,11 +23,13 @@ from rewrite.ir.surgery import copy_module
 from rewrite.rules.declare import Rule
 from rewrite.rules.site import Names, Site, alike
 from rewrite.rules.trail import Step, Trail, shown
+from rewrite.turn import alone
 
 At = Match | str | Callable[[fx.Node], Any] | None
 LIMIT = 1000
 
 
+@alone
 def rewrite(
     graph: Graph, rules: Rule | Iterable[Rule], at: At = None, *,
     limit: int = LIMIT, steps: int | None = None,

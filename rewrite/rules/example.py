@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rewrite.errors import RuleError
+from rewrite.ir.code import Code
 from rewrite.ir.graph import Graph, InputSpec, OutputSpec
 from rewrite.rules.site import Site
 from rewrite.rules.terms import (
@@ -77,7 +78,7 @@ class Example:
     def graph(self, **letters: int) -> Graph:
         """The term as a graph in double precision, with every letter as given."""
         given = self.sizes(**letters)
-        module, mode = fx.GraphModule({}, fx.Graph()), FakeTensorMode()
+        module, mode = Code({}, fx.Graph()), FakeTensorMode()
         held: dict[str, Any] = dict(given)
         specs = []
         for name, dims in sizes_of(self.shapes).items():

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from rewrite.ir.code import Code
 from rewrite.ir.flow import CONTRACTIONS, Flow, args, shape
 from rewrite.ir.ops import as_ranges, take, take_every
 from rewrite.ir.values import attribute
@@ -124,7 +125,7 @@ class Slicer:
                 first.prepend(holder)
         self.graph.output(result)
         self.graph.lint()
-        module = fx.GraphModule(self._parameters(), self.graph)
+        module = Code(self._parameters(), self.graph)
         return Body(module, slots, context, tuple(dict.fromkeys(self.stuck)), self.multiplied,
                     self.start is not None)
 

@@ -13,6 +13,8 @@ from torch import fx
 
 from rewrite.errors import RuleError
 from rewrite.ir.diff import Diff, diff
+from rewrite.ir.selection import Match
+from rewrite.rules.declare import Absent
 
 if TYPE_CHECKING:
     from rewrite.ir.graph import Graph
@@ -42,6 +44,8 @@ class Trail(Sequence[Step]):
     """The steps of one call of `rewrite`, and the graph that it began with.
 
     `trail.graph(i)` is the graph after `i` steps, so that a notebook can walk through them.
+    Pickled, it keeps the steps and the rules of this package; with others, and with nodes chosen
+    by a function, `graph` raises `RuleError` where it arrives.
     """
 
     start: Graph = field(repr=False)
@@ -49,6 +53,10 @@ class Trail(Sequence[Step]):
     at: Any = field(repr=False)
     limit: int = field(repr=False)
     steps: tuple[Step, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        plain = self.at is None or isinstance(self.at, (str, Match))
+        return vars(self) | ({} if plain else {"at": Absent("the choice of nodes by a function")})
 
     @overload
     def __getitem__(self, index: int) -> Step: ...

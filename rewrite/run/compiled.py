@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any
 
 import torch
 
 from rewrite.errors import BackendError, DataError, near
 from rewrite.expand import Expansion
+from rewrite.turn import once
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 REPLAYED = ("reduce-overhead", "max-autotune")  # as CUDA graphs, on a GPU
@@ -32,7 +32,7 @@ class Compiled(Expansion):
         """
         return self._kernels
 
-    @cached_property
+    @once
     def _kernels(self) -> Callable[..., Any]:
         run = _told(torch.compile(super().together, mode=self.mode))
         if self.mode not in REPLAYED:

@@ -177,8 +177,11 @@ class RowFailed(BackendError):
     """A row on which every worker fails; the sweep says which one it is."""
 
     def __init__(self, number: int, times: int, error: str) -> None:
-        super().__init__(f"row {number} failed on {times} workers: {error}")
+        super().__init__(number, times, error)
         self.number, self.times, self.error = number, times, error
+
+    def __str__(self) -> str:
+        return f"row {self.number} failed on {self.times} workers: {self.error}"
 
 
 def _rows(one: Job) -> str:

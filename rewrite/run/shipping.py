@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rewrite.errors import BackendError
+from rewrite.ir.code import Code
 from rewrite.ir.graph import OutputSpec
 from rewrite.ir.text import to_text
 from rewrite.ir.text_read import from_text
@@ -87,7 +88,7 @@ class Shipment:
         for name in owner:
             graph.get_attr(name)
         graph.output(())
-        read = from_text(self.text, fx.GraphModule(owner, graph))
+        read = from_text(self.text, Code(owner, graph))
         found = replace(read, outputs=self.outputs).components(self.sources, self.granularity)
         if (found.names, found.edges) != (self.names, self.edges):
             raise BackendError(f"{read.name} has other parts here than where it came from: "

@@ -19,6 +19,7 @@ from rewrite.ir.sizes import fitting
 from rewrite.ir.values import devices
 from rewrite.symbolic.cost_meter import Meter, Sizes, Tally, Walk
 from rewrite.symbolic.cost_terms import total
+from rewrite.turn import alone
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Cost:
             f"kernels      {self.kernels}"))
 
 
+@alone
 def measured(
     module: fx.GraphModule, inputs: Sequence[InputSpec | int], label: Callable[[fx.Node], str],
     hints: Mapping[str, int],

@@ -29,10 +29,12 @@ from rewrite.trace.load import load, loaded
 from rewrite.trace.parity import certificate_of, compare
 from rewrite.trace.state import State, kept
 from rewrite.trace.support import check_supported
+from rewrite.turn import alone
 
 __all__ = ["load", "trace"]
 
 
+@alone
 def trace(
     model: Any,
     inputs: Any = None,

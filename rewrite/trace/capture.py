@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from rewrite.errors import TraceError
 from rewrite.ir.buffers import leave_out, transient
 from rewrite.ir.clauses import legal_target
+from rewrite.ir.code import Code
 from rewrite.ir.graph import InputSpec
 from rewrite.ir.nested import Place, plain_path
 from rewrite.ir.size_text import unmet
@@ -153,8 +154,11 @@ class PlacedError(TraceError):
     """A trace that failed at a known place of the user's code."""
 
     def __init__(self, message: str, place: Spot) -> None:
-        super().__init__(message)
-        self.place = place
+        super().__init__(message, place)
+        self.message, self.place = message, place
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def _check_sizes(
@@ -202,7 +206,7 @@ def _plain(exported: fx.GraphModule, flat: Flat) -> fx.GraphModule:
             copied.meta["module"] = _module_path(node, flat.model)
         values[node] = copied
     graph.lint()
-    module = fx.GraphModule(tensors, graph, class_name=type(flat.model).__name__)
+    module = Code(tensors, graph, class_name=type(flat.model).__name__)
     leave_out(module, transient(flat.model))
     return module
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
+from rewrite.ir.code import Code
 from rewrite.ir.values import attribute
 from rewrite.trace.probes import Shapes, Sizes
 
@@ -69,7 +70,7 @@ class _Count:
             copies[node] = graph.node_copy(node, copies.__getitem__)
         graph.output(copies[index])
         self._names = [str(node.target) for node in needed if node.op == "placeholder"]
-        self._module, self._shapes = fx.GraphModule(module, graph), shapes
+        self._module, self._shapes = Code(module, graph), shapes
 
     def at(self, sizes: Mapping[str, int]) -> int | None:
         """None if it cannot be worked out at these sizes."""

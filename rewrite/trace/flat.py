@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rewrite.errors import TraceError
 from rewrite.ir.graph import OutputSpec
-from rewrite.ir.nested import nested, unnested
+from rewrite.ir.nested import Leaf, Nest, nested, unnested
 from rewrite.trace.arguments import Arguments
 from rewrite.trace.fake import fake_mode, inside
 from rewrite.trace.support import experts_in_batches
@@ -122,4 +123,8 @@ def output_spec(
     if not names:
         raise TraceError(f"the model returns {type(value).__name__} without any tensor: its output "
                          "must be a tensor, or a tuple, dict or dataclass of tensors")
-    return OutputSpec(tuple(names), lambda found: nested(form, plain | found)), tuple(notes)
+    return OutputSpec(tuple(names), partial(_returned, form, plain)), tuple(notes)
+
+
+def _returned(form: Leaf | Nest, plain: Mapping[str, Any], found: Mapping[str, Tensor]) -> Any:
+    return nested(form, {**plain, **found})

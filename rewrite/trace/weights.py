@@ -12,6 +12,7 @@ from torch.fx.node import map_aggregate
 
 from rewrite.errors import InputError, TraceError
 from rewrite.ir.certificate import Certificate
+from rewrite.ir.code import Code
 from rewrite.ir.graph import Graph
 from rewrite.ir.nested import plain_paths
 from rewrite.ir.values import attribute
@@ -23,11 +24,13 @@ from rewrite.trace.flat import Flat
 from rewrite.trace.parity import certificate_of, compare
 from rewrite.trace.state import kept
 from rewrite.trace.support import check_supported
+from rewrite.turn import alone
 
 SHOWN = 8
 LATER = "weights bound by name, from no model that they could be compared with"
 
 
+@alone
 def with_weights(
     graph: Graph, weights: nn.Module | Mapping[str, Tensor],
     inputs: Mapping[str, Any] | None = None,
@@ -131,7 +134,7 @@ def _over(
         elif node.op == "call_module":
             held[name] = module.get_submodule(name)
     copied = _copy(module.graph, device)
-    return fx.GraphModule(held, copied, class_name=type(module).__name__)
+    return Code(held, copied, class_name=type(module).__name__)
 
 
 def _advice(wrong: bool) -> str:
@@ -169,6 +172,7 @@ def _copy(graph: fx.Graph, device: torch.device | None) -> fx.Graph:
     return made
 
 
+@alone
 def measured(graph: Graph, model: nn.Module, inputs: Mapping[str, Any] | None) -> Graph:
     """The graph with a new certificate, compared with a model on `inputs` and at other sizes."""
     names = [spec.name for spec in graph.inputs]
