@@ -92,6 +92,11 @@ def mixers(config: Any) -> int:
     return 2 * config.num_hidden_layers - attending(config) // config.num_attention_heads
 
 
+def mixed(config: Any) -> int:
+    """An MLP and a mixer in each layer."""
+    return 2 * config.num_hidden_layers
+
+
 def listed(config: Any) -> int:
     """Heads of a stack that lists them by layer."""
     return sum(config.num_attention_heads_per_layer)
@@ -381,8 +386,10 @@ DECODERS: tuple[Family, ...] = (
            fixed=True),
     Family("rwkv", "RwkvForCausalLM", "RwkvConfig", without(TEXT, "pad_token_id")
            | {"context_length": 64, "hidden_size": 32, "num_hidden_layers": 2,
-           "attention_hidden_size": 32, "intermediate_size": 48}, heads=no_heads, fixed=True),
-    Family("falcon_h1", "FalconH1ForCausalLM", "FalconH1Config", KV | MAMBA2 | {"mamba_d_ssm": 64}),
+           "attention_hidden_size": 32, "intermediate_size": 48}, heads=no_heads, fixed=True,
+           blocks=mixed),
+    Family("falcon_h1", "FalconH1ForCausalLM", "FalconH1Config", KV | MAMBA2 | {"mamba_d_ssm": 64},
+           blocks=mixed),  # a mixer beside each attention
     Family("granitemoehybrid", "GraniteMoeHybridForCausalLM", "GraniteMoeHybridConfig",
            KV | MAMBA2 | SCALED | LOCAL_EXPERTS | {"layer_types": ["mamba", "attention"],
            "shared_intermediate_size": 16}, heads=attending, blocks=mixers),
