@@ -39,7 +39,6 @@ MEANS: dict[str, tuple[Draw, float]] = {
     "Student, 5 degrees": (lambda rng, s: rng.standard_t(5, s), 0),
     "a fifth at 5, the rest at 0": (
         lambda rng, s: np.where(rng.random(s) < 0.2, 5, 0) + rng.normal(0, 0.5, s), 1),
-    "squared normal": (lambda rng, s: rng.chisquare(1, s), 1),
 }
 
 
