@@ -37,7 +37,8 @@ def test_only_errors_of_the_house_come_out(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a wrong name of a file may be a good one
     rw.save(world()["pairs"], tmp_path / "pairs.json")
-    world()["small"].export(tmp_path / "small.pt2")
+    if name == "load_trusted":
+        world()["small"].export(tmp_path / "small.pt2")
     values = wrong_values(tmp_path)
     for thing in things(name):
         assert thing.arguments is not NEW, NEW.format(name=thing.name)
