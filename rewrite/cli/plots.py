@@ -46,7 +46,7 @@ def tokenizer_of(model: str) -> Any:
 
     source = str(packaged_folder(model)) if model in PACKAGED else model
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileError(f"texts are coloured token by token, and {source} has no tokenizer beside "
                         "the model: save one there with tokenizer.save_pretrained(folder), or "

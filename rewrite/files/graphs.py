@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, get_type_hints
 
@@ -24,15 +24,16 @@ from rewrite.files.archive import read_archive, write_archive
 from rewrite.files.returns import described, outputs_of
 from rewrite.files.tensors import Stored, Tensors, read_tensors
 from rewrite.ir.buffers import leave_out, transient
-from rewrite.ir.certificate import Certificate, certificate_from
+from rewrite.ir.certificate import Certificate, certificate_from, tuples
 from rewrite.ir.graph import Graph
 from rewrite.ir.text import to_text
 from rewrite.ir.text_names import SPELT, computes, name_of
 from rewrite.ir.text_read import read
 from rewrite.ir.values import attribute
-from rewrite.kinds import kind_of, short
+from rewrite.kinds import short
 from rewrite.parts.operators import written_out
-from rewrite.trace.weights import with_weights
+from rewrite.trace.live import bind
+from rewrite.world import check_table, reading, table_of
 
 SCHEMA, VERSION = "rewrite.graph", 1
 TEXT, NOTES, TENSORS = MEMBERS = ("graph.txt", "notes.json", "tensors.safetensors")
@@ -41,10 +42,10 @@ KEPT = {"module": str, "component": str, "part": str, "own": str, "added": bool,
 CONSTANTS = (bool, int, float, str, type(None))
 ADVICE = "or write it for other programs: graph.export('graph.pt2')"
 SAID: Mapping[str, Any] = {
-    "schema": str, "version": int, "origin": str | None, "weightless": bool, "traced": bool,
-    "constants": dict[str, bool | int | float | str | None], "returns": dict | str | None,
-    "certificate": dict | None, "transient": list[str], "tensors": dict[str, dict],
-    "nodes": dict[str, dict],
+    "schema": str, "version": int, "torch": str, "origin": str | None, "weightless": bool,
+    "traced": bool, "constants": dict[str, bool | int | float | str | None],
+    "returns": dict | str | None, "certificate": dict | None, "transient": list[str],
+    "tensors": dict[str, dict], "nodes": dict[str, dict],
 }
 
 
@@ -111,50 +112,37 @@ def _try(
 
 def load_graph(path: Path) -> Graph:
     """What `save_graph` wrote; raises `FileError` for everything else."""
-    with read_archive(path, MEMBERS) as archive:
+    with reading(path), read_archive(path, MEMBERS) as archive:
+        notes = table_of(archive.read(NOTES).decode(), f"{NOTES} of {path}")
+        _check(notes, path)
+        stored = {name: _stored(said) for name, said in notes["tensors"].items()}
+        with archive.open(TENSORS) as file:
+            tensors = read_tensors(file, archive.getinfo(TENSORS).file_size, stored)
         try:
-            notes = json.loads(archive.read(NOTES))
-            _check(notes)
-            stored = {name: _stored(said) for name, said in notes["tensors"].items()}
-            with archive.open(TENSORS) as file:
-                tensors = read_tensors(file, archive.getinfo(TENSORS).file_size, stored)
             graph = read(archive.read(TEXT).decode(), tensors, {}, checked=False)
-            return _with(graph, notes, tensors, path)
-        except (ValueError, TypeError, RecursionError, TextError) as error:
+        except TextError as error:
             raise FileError(f"{path} cannot be read as a graph: {error}") from error
+        return _with(graph, notes, tensors, path)
 
 
-def _check(notes: Any) -> None:
-    """Raise `ValueError` unless notes are of this schema and version, and of the right types."""
-    found = notes.get("schema") if isinstance(notes, dict) else None
-    if found != SCHEMA:
-        raise ValueError(f"its schema is {found!r}, and should be {SCHEMA!r}")
+def _check(notes: Mapping[str, Any], path: Path) -> None:
+    """Raise `FileError` unless notes are of this schema and version, and of the right types."""
+    if notes.get("schema") != SCHEMA:
+        raise FileError(f"{path} cannot be read: its schema is {short(notes.get('schema'))}, and "
+                        f"should be {SCHEMA!r}")
     if notes.get("version") != VERSION:
-        raise ValueError(f"it is of version {notes.get('version')!r}, and this version of rewrite "
-                         f"reads {VERSION}: trace the model, and save it again")
-    _typed(notes, SAID, "the notes")
+        raise FileError(f"{path} cannot be read: it is of version {notes.get('version')!r}, and "
+                        f"this version of rewrite reads {VERSION}: trace the model, and save it "
+                        "again")
+    check_table(notes, f"{NOTES} of {path}", SAID)
     for name, said in notes["nodes"].items():
-        _typed(said, KEPT, f"the note of {name}", some=True)
-
-
-def _typed(table: Mapping[str, Any], wanted: Mapping[str, Any], what: str, some: bool = False
-           ) -> None:
-    for key, hint in wanted.items():
-        if key not in table and some:
-            continue
-        kind = kind_of(hint)
-        if key not in table or (kind is not None and not kind.holds(table[key])):
-            found = short(table[key]) if key in table else "nothing"
-            raise ValueError(f"{key!r} of {what} should be {kind.words if kind else hint}, found "
-                             f"{found}")
-    if some and (unknown := set(table) - set(wanted)):
-        raise ValueError(f"{what} says {min(unknown)!r}, which is not known")
+        check_table(said, f"the note of {name[:40]}", {}, KEPT)
 
 
 def _stored(said: Mapping[str, Any]) -> Stored:
     hints = {"entry": str | None, "dtype": str, "shape": list[int], "strides": list[int],
              "offset": int, "device": str, "parameter": bool, "trained": bool, "same": str | None}
-    _typed(said, hints, "a tensor", some=True)
+    check_table(said, "what is said of a tensor", {}, hints)
     held: Any = {key: tuple(value) if isinstance(value, list) else value
                  for key, value in said.items()}
     return Stored(**held)
@@ -163,11 +151,9 @@ def _stored(said: Mapping[str, Any]) -> Stored:
 def _certificate(said: Mapping[str, Any] | None, path: Path) -> Certificate | None:
     if said is None:
         return None
-    known = {field.name: field.default is MISSING for field in fields(Certificate)}
-    if set(said) - set(known) or any(needed and name not in said for name, needed in known.items()):
-        raise ValueError("its certificate is of another version")
+    needed = get_type_hints(Certificate)
+    check_table({key: tuples(value) for key, value in said.items()}, "the certificate", needed)
     made = certificate_from(said)
-    _typed(vars(made), get_type_hints(Certificate), "the certificate")
     return replace(made, notes=(*made.notes, f"measured before it was saved as {path.name}"))
 
 
@@ -189,5 +175,5 @@ def _with(
     return replace(
         graph, outputs=outputs_of(graph.outputs.names, notes["returns"]),
         certificate=_certificate(notes["certificate"], path), origin=notes["origin"],
-        weightless=notes["weightless"], bind=with_weights if notes["traced"] else None,
+        weightless=notes["weightless"], bind=bind if notes["traced"] else None,
         constants=notes["constants"])

@@ -81,8 +81,9 @@ def _share(value: float) -> str:
 
 def certificate_from(note: Mapping[str, Any]) -> Certificate:
     """The certificate that `dataclasses.asdict` and JSON made a dictionary of lists."""
-    return Certificate(**{name: _tuples(value) for name, value in note.items()})
+    return Certificate(**{name: tuples(value) for name, value in note.items()})
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def tuples(value: Any) -> Any:
+    """Lists as the tuples that they were before JSON."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -20,6 +20,7 @@ from torch.utils._sympy import functions
 
 Function = Callable[..., Any]
 LONGEST, LARGEST_BITS = 20_000, 4096  # characters of a text, bits of a power that is computed
+LARGEST_POWER = 64  # of a size that varies
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -27,6 +28,11 @@ def _power(base: Any, exponent: Any) -> Any:
     if all(isinstance(part, (int, sympy.Integer)) for part in (base, exponent)):
         base, exponent = int(base), int(exponent)
         if abs(exponent) * base.bit_length() > LARGEST_BITS:
+            raise ValueError(f"{base} ** {exponent} is too large for a size")
+    elif any(isinstance(part, sympy.Basic) for part in (base, exponent)):
+        varies = bool(sympy.sympify(exponent).free_symbols)
+        if (varies and (sympy.sympify(base).free_symbols or sympy.sympify(exponent).has(sympy.Pow))
+                ) or (not varies and abs(exponent) > LARGEST_POWER):
             raise ValueError(f"{base} ** {exponent} is too large for a size")
     return base**exponent
 

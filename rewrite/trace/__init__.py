@@ -42,6 +42,7 @@ def trace(
     dtype: torch.dtype | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     allow_missing: bool = False,
+    trust_remote_code: bool = False,
 ) -> Graph:
     """The graph of a model, exact for other batch sizes and lengths than those of `inputs`.
 
@@ -65,6 +66,9 @@ def trace(
     with `allow_missing=True` random numbers take their place, and the certificate names them, as
     it does weights that are nan or infinite.
 
+    Files are data.  A folder or a model on the hub that brings Python code of its own is refused;
+    `trust_remote_code=True` runs that code, as you run a program.
+
     Weights are not needed: for a configuration of transformers, the path of a `config.json`,
     or a model on the meta device, the graph can be cut into components, expanded, drawn and
     planned, but not called, until `graph.with_weights(model)` gives it weights.
@@ -84,7 +88,7 @@ def trace(
     >>> graph.inputs[0].describe()
     'input: float32 [batch, 3, height, width]'
     """
-    module, lacking = loaded(model, dtype, allow_missing)
+    module, lacking = loaded(model, dtype, allow_missing, trust_remote_code)
     check_supported(module)
     weightless = has_no_weights(module)
     if weightless:

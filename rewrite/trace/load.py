@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from rewrite.errors import TraceError
+from rewrite.ir.text_sizes import DTYPES
+from rewrite.trace.classes import class_for, class_of, config_of
 from rewrite.trace.packaged import PACKAGED, folder
 from rewrite.trace.shortfall import REPORT, shortfall
 from rewrite.trace.wrapped import instead_of, unwrapped
@@ -25,7 +27,8 @@ SPARE = 2**26  # bytes of weights that no file needs to hold
 
 
 def load(
-    model: Any, dtype: torch.dtype | None = None, *, allow_missing: bool = False
+    model: Any, dtype: torch.dtype | None = None, *, allow_missing: bool = False,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """The model behind `model`, in eval mode if it is loaded here.
 
@@ -35,15 +38,17 @@ def load(
     unless `HF_HUB_OFFLINE` is set); it is loaded as `dtype` (default: float32).
     A configuration of transformers, or the path of a `config.json`, is a model without
     weights, on the meta device, in `dtype` (default: the type that it names, else float32).
+    Files with code of their own are refused unless `trust_remote_code`.
     Raises `TraceError` for anything that is no model, for a module of another type than
     `dtype`, and for files that lack weights of the model, or hold others: with `allow_missing`
     such a model is loaded all the same, with random numbers in place of what is missing.
     """
-    return loaded(model, dtype, allow_missing)[0]
+    return loaded(model, dtype, allow_missing, trust_remote_code)[0]
 
 
 def loaded(
-    model: Any, dtype: torch.dtype | None = None, allow_missing: bool = False
+    model: Any, dtype: torch.dtype | None = None, allow_missing: bool = False,
+    trust_remote_code: bool = False,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """What `load` returns, and notes on weights that were missing."""
     model = unwrapped(model)
@@ -63,7 +68,7 @@ def loaded(
         there, is_folder = os.path.lexists(path), path.is_dir()
     if there and not is_folder:
         check_is_file(path, LONGEST if path.suffix == ".json" else None)
-        return ((_build_empty(_read_config(path), dtype), ()) if path.suffix == ".json"
+        return ((_read_empty(path, dtype, trust_remote_code), ()) if path.suffix == ".json"
                 else _load_gguf(path, dtype, allow_missing))
     if (path / "adapter_config.json").is_file():
         raise TraceError(f"{path} holds an adapter, which is not loaded by itself: load it with "
@@ -74,7 +79,7 @@ def loaded(
                          "one there with model.save_pretrained(folder)")
     if is_folder:
         _check_files(path)
-    return _load_pretrained(str(model), dtype, allow_missing)
+    return _load_pretrained(str(model), dtype, allow_missing, trust_remote_code)
 
 
 def _check_files(folder: Path) -> None:
@@ -128,21 +133,22 @@ def _is_config(model: Any) -> bool:
     return isinstance(model, transformers.PreTrainedConfig)
 
 
-def _read_config(path: Path) -> Any:
-    import transformers
-
+def _read_empty(path: Path, dtype: torch.dtype | None, trusted: bool) -> nn.Module:
     with turned(TraceError, lambda why: f"{path} is no configuration of a model: {why} (it needs "
                 "the key model_type, as in the config.json beside a model's weights)"):
-        return transformers.AutoConfig.from_pretrained(path)
+        config = config_of(path, trusted)
+    return _build_empty(config, dtype, path, trusted)
 
 
-def _build_empty(config: Any, dtype: torch.dtype | None) -> nn.Module:
+def _build_empty(
+    config: Any, dtype: torch.dtype | None, place: str | Path = "", trusted: bool = False
+) -> nn.Module:
     """A model on the meta device: shapes and types of its weights, and no memory for them."""
     with turned(TraceError, lambda why: f"no model can be built from this "
                 f"{type(config).__name__}: {why}"):
         named = getattr(config, "dtype", None)
-        wanted = dtype or (getattr(torch, named, None) if isinstance(named, str) else named)
-        return _empty(config, _class_for(config), wanted or torch.float32)
+        wanted = dtype or (DTYPES.get(named) if isinstance(named, str) else named)
+        return _empty(config, class_for(config, place, trusted), wanted or torch.float32)
 
 
 def _empty(config: Any, kind: Any, dtype: torch.dtype) -> nn.Module:
@@ -156,52 +162,18 @@ def _empty(config: Any, kind: Any, dtype: torch.dtype) -> nn.Module:
     return made.to("meta")  # old constructors such as torch.FloatTensor ignore the device
 
 
-def _class_for(config: Any) -> Any:
-    """The class that the configuration names, else the one that transformers gives it a head of.
-
-    Without a name, encoder-decoders and encoders get the head that they are trained with.
-    """
-    import transformers
-
-    if listed := getattr(config, "architectures", None):
-        return _named_class(listed[0], type(config).__name__)
-    kinds = ["AutoModelForCausalLM", "AutoModel"]
-    if getattr(config, "is_encoder_decoder", False):
-        kinds.insert(0, "AutoModelForSeq2SeqLM")
-    elif not getattr(config, "is_decoder", False):
-        kinds.insert(0, "AutoModelForMaskedLM")
-    for name in kinds:
-        kind = getattr(transformers, name)
-        if type(config) in kind._model_mapping:
-            return kind
-    raise TraceError(f"transformers has no model for a {type(config).__name__}; set "
-                     'config.architectures = ["NameOfTheModelClass"]')
-
-
-def _named_class(name: str, asked: str) -> Any:
-    import transformers
-
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        raise TraceError(f"{asked!r} is a {name}, which this version of transformers does "
-                         "not have; load the model yourself and pass the object")
-    return kind
-
-
 def _load_pretrained(
-    name: str, dtype: torch.dtype | None, allow_missing: bool
+    name: str, dtype: torch.dtype | None, allow_missing: bool, trusted: bool
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    import transformers
-
     with turned(TraceError, lambda why: f"{name!r} could not be loaded as a model: {why} "
                 "(a folder needs config.json and weights, its config.json alone is traced without "
                 "weights; a hub name needs the network or a filled cache)"):
-        config = transformers.AutoConfig.from_pretrained(name)
-        listed = getattr(config, "architectures", None) or ["AutoModel"]
-        kind = _named_class(listed[0], name)
+        config = config_of(name, trusted)
+        kind = class_of(config, name, trusted)
         if (files := Path(name)).is_dir():
             _check_size(_empty(config, kind, dtype or torch.float32), files.iterdir())
-        model, info = kind.from_pretrained(name, dtype=dtype or torch.float32, **REPORT)
+        model, info = kind.from_pretrained(name, dtype=dtype or torch.float32,
+                                           trust_remote_code=trusted, **REPORT)
     return model.eval(), shortfall(name, kind.__name__, info, allow_missing)
 
 
@@ -211,12 +183,13 @@ def _load_gguf(
     if path.suffix != ".gguf":
         raise TraceError(f"{path} is a file, and the only model files that can be read are "
                          ".gguf; for safetensors pass the folder that holds config.json")
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with turned(TraceError, lambda why: f"{path} could not be read as GGUF: {why}"):
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        config = config_of(path.parent, False, gguf_file=path.name)
         _check_size(_empty(config, AutoModelForCausalLM, dtype or torch.float32), [path])
         found: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **REPORT)
+            path.parent, gguf_file=path.name, dtype=dtype or torch.float32,
+            trust_remote_code=False, **REPORT)
     model, info = found
     return model.eval(), shortfall(path.name, type(model).__name__, info, allow_missing)

@@ -120,19 +120,19 @@ def notes(change: Callable[[dict[str, Any]], Any]) -> Callable[[Members], Member
 
 
 CHANGES = {
-    "its schema is 'other'": notes(lambda said: said.update(schema="other")),
+    "its schema is the text 'other'": notes(lambda said: said.update(schema="other")),
     "it is of version 2": notes(lambda said: said.update(version=2)),
-    "'origin' of the notes should be": notes(lambda said: said.update(origin=3)),
-    "'tensors' of the notes should be": notes(lambda said: said.pop("tensors")),
+    "origin of notes.json of .* must be": notes(lambda said: said.update(origin=3)),
+    "notes.json of .* has no 'tensors'": notes(lambda said: said.pop("tensors")),
     "about other nodes": notes(lambda said: said["nodes"].popitem()),
-    "which is not known": notes(lambda said: said["nodes"]["relu"].update(code="x")),
+    "takes no 'code'": notes(lambda said: said["nodes"]["relu"].update(code="x")),
     "larger than 'second.weight'": notes(
         lambda said: said["tensors"]["second.weight"].update(shape=[4, 5])),
     "is no size": notes(lambda said: said["tensors"]["second.weight"].update(offset=-1)),
     "there is no type": notes(lambda said: said["tensors"]["second.weight"].update(dtype="os")),
-    "certificate is of another version": notes(
+    "certificate takes no 'system'": notes(
         lambda said: said["certificate"].update(system="x")),
-    "of the certificate should be": notes(lambda said: said["certificate"].update(scale="x")),
+    "scale of the certificate must be": notes(lambda said: said["certificate"].update(scale="x")),
     "is no output": notes(lambda said: said.update(returns="z")),
     "import no_such.module before": notes(lambda said: said.update(
         returns={"class": "no_such.module:Thing", "holds": ["y"]})),

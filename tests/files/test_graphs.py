@@ -136,6 +136,36 @@ def test_graphs_that_cannot_be_saved(tmp_path: Path) -> None:
         rw.save(rw.trace(Net().eval(), inputs={"x": torch.ones(3, 2)}), tmp_path / "l.graph")
 
 
+def test_graphs_without_weights_are_saved(tmp_path: Path) -> None:
+    """And with them: what was loaded takes the weights of a model, as what was traced does."""
+    model = tiny("gpt2")
+    for graph in (rw.trace(tf.GPT2Config(**GPT2)), traced("gpt2").graph):
+        again = rw.load(rw.save(graph, tmp_path / "g.graph"))
+        assert again.weightless == graph.weightless and again.text() == graph.text()
+        assert again.components().names == graph.components().names
+        full = again.with_weights(model)
+        assert full.certificate.difference == 0.0
+        assert torch.equal(full(input_ids=IDS).logits, logits(model, input_ids=IDS))
+
+
+def test_gradients_and_types_of_loaded_graphs(tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        graph = rw.trace(tiny("llama", dtype))
+        again = rw.load(rw.save(graph, tmp_path / "g.graph"))
+        for one in (graph, again):
+            one(input_ids=IDS).logits.float().square().mean().backward()
+        wanted = dict(graph.as_module().named_parameters())
+        found = dict(again.as_module().named_parameters())
+        assert found.keys() == wanted.keys() and len(found) > 10
+        assert all(torch.equal(found[n].grad, wanted[n].grad) for n in found)
+        assert again.dtype == dtype
+        paths = rw.Hypothesis(again.components(), {"clean": "a0.h1 -> ... -> a1.h2.q"})
+        same = rw.Hypothesis(graph.components(), {"clean": "a0.h1 -> ... -> a1.h2.q"})
+        runs = {"clean": {"input_ids": IDS}, "corrupt": {"input_ids": tokens(3, 7, seed=9)}}
+        one, other = (rw.expand(h)(**runs).logits for h in (paths, same))
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
 def test_as_module_is_like_the_model(family: str) -> None:
     model = tiny(family)

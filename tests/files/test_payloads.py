@@ -29,6 +29,7 @@ from torch import Tensor, nn
 import rewrite as rw
 from rewrite.errors import FileError, RewriteError
 from rewrite.run import evaluate
+from rewrite.trace import load as load_model
 from tests.files.test_archive import members, sealed
 from tests.zoo import tiny, tokens, traced
 
@@ -324,7 +325,7 @@ class Named(nn.Module):
 @pytest.mark.parametrize("place", STRINGS)
 def test_strings_that_functions_are_given(place: str, trap: Trap) -> None:
     for form in trap.forms():
-        with suppress(RewriteError):
+        with suppress(RewriteError, ValueError):  # a guard that nothing has read before
             STRINGS[place](form("x"))
         assert not trap.ran
 
@@ -356,8 +357,7 @@ def test_folders_of_models(folder: Path, trap: Trap) -> None:
 
     def use(said: Any) -> None:
         (folder / "config.json").write_text(json.dumps(said))
-        with suppress(Exception):  # of transformers
-            rw.trace(folder / "config.json").code  # noqa: B018
+        load_model(folder / "config.json")
 
     assert tried(trap, said, use) > 20
 
@@ -401,7 +401,7 @@ def test_gguf(trap: Trap, tmp_path: Path) -> None:
 
     def use(said: Any) -> None:
         (tmp_path / "x.gguf").write_bytes(gguf(said))
-        rw.trace(tmp_path / "x.gguf")
+        load_model(tmp_path / "x.gguf")
 
     assert tried(trap, said, use) == 16
 
