@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +33,10 @@ from rewrite.run.shipping import Shipment
 from rewrite.run.task import Found, Task
 
 FAILURES = 3  # of one row by itself, before the sweep ends
+PATIENCE = 10  # seconds, until it is said what is waited for
+ANSWER = 40  # seconds, in which a cluster must have answered
+AGAIN = "start the sweep again; with file=..., it goes on behind the rows that are done"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class Ray:
             gpus = int(order.device.startswith("cuda"))
             # A worker that has the model is kept, also if it holds a GPU (`max_calls`).
             remote = ray.remote(max_retries=0, max_calls=0, num_cpus=1, num_gpus=gpus)(job)
-            crew = _Crew(ray, deque(jobs), {}, say)
+            crew = _Crew(ray, deque(jobs), {}, say, _head(ray))
             rows, done, total = Together(shards), 0, len(numbers) * len(task.pairs)
             try:
                 while crew.open:
@@ -139,6 +149,8 @@ class _Crew:
     waiting: deque[Job]
     running: dict[Any, Job]
     say: Say
+    head: tuple[str, int] | None = None  # of the cluster, if it can be asked from here
+    checked: float = 0.0
 
     @property
     def open(self) -> bool:
@@ -147,7 +159,7 @@ class _Crew:
 
     def next(self) -> tuple[Job, list[Found]]:
         """The next job that ends, and its rows: none, if it failed and has to run again."""
-        (ref,), _ = self.ray.wait(list(self.running))
+        ref = self._first()
         one = self.running.pop(ref)
         try:
             found, said = self.ray.get(ref)
@@ -157,11 +169,47 @@ class _Crew:
             self._failed(one, error)
             return one, []
         except self.ray.exceptions.RayError as error:
+            self._check_alive(error)
             self._failed(one, error)
             return one, []
         for text in said:
             self.say(text)
         return one, found
+
+    def _first(self) -> Any:
+        """The first job that ends; while none does, what is waited for is logged."""
+        waited, due = 0, PATIENCE
+        while True:
+            found, _ = self.ray.wait(list(self.running), timeout=PATIENCE)
+            self._check_head()
+            if found:
+                return found[0]
+            waited += PATIENCE
+            if waited < due:
+                continue
+            due = 2 * due + PATIENCE
+            free = self.ray.available_resources().get("CPU", 0)
+            log.warning("no job of Ray has ended for %d s: %d run, or wait until their workers "
+                        "have started and a processor is theirs (%d of %d free)", waited,
+                        len(self.running), free, self.ray.cluster_resources().get("CPU", 0))
+
+    def _check_head(self) -> None:
+        """Raise `BackendError` if the head of the cluster is gone: a minute later, so are we."""
+        if self.head is None or time.monotonic() - self.checked < PATIENCE:
+            return
+        self.checked = time.monotonic()
+        if not _listens(*self.head):
+            raise BackendError(f"the head of the Ray cluster at {self.head[0]}:{self.head[1]} does "
+                               f"not answer any more: {AGAIN}")
+
+    def _check_alive(self, error: Exception) -> None:
+        """Raise `BackendError` if Ray itself has ended here: it would end this process next."""
+        mine = self.ray.get_runtime_context().get_node_id()
+        dead = isinstance(error, self.ray.exceptions.LocalRayletDiedError) or any(
+            node["NodeID"] == mine and not node["Alive"] for node in self.ray.nodes())
+        if dead:
+            raise BackendError("Ray has ended on this machine (its raylet died, which happens "
+                               f"where memory runs out): {AGAIN}") from error
 
     def _failed(self, one: Job, error: Exception) -> None:
         again = one.again()
@@ -211,6 +259,56 @@ def _beside(ray: Any, kind: str, workers: int) -> tuple[int | None, int]:
     return threads, 1 if kind == "cuda" else beside
 
 
+def _place(address: str) -> tuple[str, int] | None:
+    """Host and port of an address that names them."""
+    found = re.fullmatch(r"(\[[^]]+\]|[^:/]+):(\d+)", address)
+    return (found[1].strip("[]"), int(found[2])) if found else None
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether anybody takes calls there."""
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def _head(ray: Any) -> tuple[str, int] | None:
+    """Where the head of the cluster is, if it can be reached from this machine."""
+    found = _place(str(getattr(ray.get_runtime_context(), "gcs_address", "")))
+    return found if found and _listens(*found) else None
+
+
+def _check_reached(address: str) -> None:
+    """Raise `OSError` where no Ray answers: it would wait for minutes, and end this process.
+
+    So a process of its own tries first, unless nothing listens there at all.
+    """
+    if found := _place(address.removeprefix("ray://")):
+        socket.create_connection(found, timeout=PATIENCE).close()
+    code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); ray.shutdown()"
+    try:
+        done = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True,
+                              check=False, timeout=ANSWER)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no answer in {ANSWER} s") from error
+    if done.returncode:
+        raise OSError((done.stderr.strip().splitlines() or ["it ends the process"])[-1])
+
+
+@contextmanager
+def _patience(what: str) -> Iterator[None]:
+    """Log what is waited for, if it takes long."""
+    timer = threading.Timer(PATIENCE, log.warning, ("%s, since %d s", what, PATIENCE))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @contextmanager
 def started(workers: int | None, address: str | None) -> Iterator[tuple[Any, int]]:
     """Ray, and how many workers may run; what was started is stopped in the end."""
@@ -225,11 +323,14 @@ def started(workers: int | None, address: str | None) -> Iterator[tuple[Any, int
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             options |= {"num_cpus": workers, "include_dashboard": False}
+        absent = "start it by `ray start --head`, or leave the address out to start it here"
         try:
-            ray.init(address=address, **options)
+            with _patience(f"Ray at {address!r} is started or looked for"):
+                if address != "local":
+                    _check_reached(address)
+                ray.init(address=address, **options)
         except (OSError, RuntimeError, ValueError) as error:
-            raise BackendError(f"there is no Ray at {address!r} ({error}): start it by `ray start "
-                               "--head`, or leave the address out to start it here") from error
+            raise BackendError(f"there is no Ray at {address!r} ({error}): {absent}") from error
     try:
         yield ray, workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import socket
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 import rewrite as rw
 from rewrite.errors import BackendError, DataError, MissingPackage
 from rewrite.measure import Batch
+from rewrite.run import remote
 from rewrite.run.shards import Job, Together, plan
 from rewrite.run.shipping import Shipment
 from rewrite.run.task import Found
@@ -223,3 +227,72 @@ def test_every_row_meets_every_example_once(
 def test_a_job_that_failed_is_halved_and_a_row_is_counted() -> None:
     assert Job((4, 5, 6), 1).again() == [Job((4,), 1), Job((5, 6), 1)]
     assert Job((4,), 1, 1).again() == [Job((4,), 1, 2)]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nobody.invalid:6379"])
+def test_an_address_at_which_nobody_listens(address: str) -> None:
+    """Ray itself waits for minutes there, and may end the process."""
+    with pytest.raises(OSError, match=r"refused|known|resolution"):
+        remote._check_reached(address)
+
+
+def test_an_address_at_which_somebody_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(remote, "ANSWER", 3)
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, pytest.raises(OSError, match="no answer in 3 s"):
+        remote._check_reached(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_what_is_waited_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([([], ["job"])] * 3 + [(["job"], [])])
+    waits: list[float] = []
+
+    def wait(jobs: Any, timeout: float) -> Any:
+        waits.append(timeout)
+        return next(answers)
+
+    ray = SimpleNamespace(wait=wait, available_resources=lambda: {"CPU": 1.0},
+                          cluster_resources=lambda: {"CPU": 4.0})
+    running: dict[Any, Any] = {"job": None}
+    crew = remote._Crew(ray, deque(), running, print)
+    assert crew._first() == "job" and waits == [10] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no job of Ray has ended for {seconds} s: 1 run, or wait until their workers have "
+        "started and a processor is theirs (1 of 4 free)" for seconds in (10, 30)]
+
+
+def test_a_head_that_is_gone_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        context = SimpleNamespace(gcs_address=address)
+        ray = SimpleNamespace(get_runtime_context=lambda: context,
+                              wait=lambda jobs, timeout: (jobs, []))
+        running: dict[Any, Any] = {"job": None}
+        crew = remote._Crew(ray, deque(), running, print, remote._head(ray))
+        assert crew.head and crew._first() == "job"
+    assert crew._first() == "job", "it is not asked again at once"
+    crew.checked = 0.0
+    with pytest.raises(BackendError, match=rf"head .* at {address} does not answer any more"):
+        crew._first()
+    assert remote._head(ray) is None, "what cannot be reached from here is not watched"
+
+
+def test_ray_that_ended_here_is_an_error() -> None:
+    """A raylet that died ends the process that drives it, some seconds after the first error."""
+
+    class Lost(Exception):
+        """What Ray raises where its own raylet is gone."""
+
+    def crew(alive: bool) -> remote._Crew:
+        context = SimpleNamespace(get_node_id=lambda: "here")
+        return remote._Crew(SimpleNamespace(
+            exceptions=SimpleNamespace(LocalRayletDiedError=Lost),
+            get_runtime_context=lambda: context,
+            nodes=lambda: [{"NodeID": "here", "Alive": alive},
+                           {"NodeID": "there", "Alive": False}]), deque(), {}, print)
+
+    crew(True)._check_alive(ValueError())
+    for alive, error in ((False, ValueError()), (True, Lost())):
+        with pytest.raises(BackendError, match=r"Ray has ended on this machine .*with file=.*"):
+            crew(alive)._check_alive(error)

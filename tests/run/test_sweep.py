@@ -242,8 +242,8 @@ def test_pieces_stay_below_the_budget(sizes: list[int], monkeypatch: pytest.Monk
     count = len(sizes)
     ask = pieces.Pieces.predict
 
-    def watched(plan: pieces.Pieces, expansion: Expansion) -> int:
-        needs.append(ask(plan, expansion))
+    def watched(plan: pieces.Pieces, expansion: Expansion, *size: int) -> int:
+        needs.append(ask(plan, expansion, *size))
         return needs[-1]
 
     def run(expansion: Expansion, *args: Any) -> Any:
@@ -256,6 +256,21 @@ def test_pieces_stay_below_the_budget(sizes: list[int], monkeypatch: pytest.Monk
     found = rw.sweep(parts, "a0.h*", "*", each=True, budget="1 MB", **OPTIONS)
     assert len(sizes) - count > 1 and max(needs) > 1_000_000
     assert same(found.table, whole.table) and not found.notes
+
+
+def test_a_tiny_budget_is_refused_by_the_smallest_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To predict what all rows need takes half a minute on a model of 135 million weights."""
+    asked, ask = [], pieces.Pieces.predict
+
+    def watched(plan: pieces.Pieces, expansion: Expansion, *size: int) -> int:
+        asked.append((len(expansion.hypotheses), *size))
+        return ask(plan, expansion, *size)
+
+    monkeypatch.setattr(pieces.Pieces, "predict", watched)
+    for budget in (1, "1 kB", "10 kB"):
+        with pytest.raises(DataError, match=r"one hypothesis on one example needs .* kB"):
+            rw.sweep(parts_of("gpt2"), "*", "*", each=True, budget=budget, **OPTIONS)
+    assert asked == [(2, 1)] * 3, "the reference and one row, on one example"
 
 
 def test_batches_are_cut_if_one_hypothesis_is_too_much() -> None:
