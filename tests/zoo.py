@@ -49,14 +49,16 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, **changes: object) -> 
     return model
 
 
-def trace(model: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> rw.Graph:
+def trace(
+    model: Any, inputs: Mapping[str, torch.Tensor] | None = None, **options: Any
+) -> rw.Graph:
     """`rw.trace(model, inputs)` of a few layers, without torch's cache of what ops answer.
 
     The cache pays when layers repeat; with two layers, filling it is a third of the time.
     The numbers in names of nodes are others than `rw.trace` gives; the nodes are the same.
     """
     with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-        return rw.trace(model, inputs)
+        return rw.trace(model, inputs, **options)
 
 
 def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from rewrite.cli import rules as rule_commands
 from rewrite.cli import show
 from rewrite.cli.plots import write_plots
-from rewrite.cli.sized import trace_sized
+from rewrite.cli.sized import axes_said, trace_sized
 from rewrite.draw import draw as draw_to
 from rewrite.errors import FileError, RuleError
 from rewrite.expand import expand
@@ -23,6 +23,7 @@ from rewrite.report import structure
 from rewrite.run import Sweep, evaluate
 from rewrite.run import sweep as sweep_over
 from rewrite.trace import trace as trace_model
+from rewrite.trace.axes import Dynamic
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Path patching for any PyTorch model.")
@@ -49,11 +50,14 @@ def trace(
         min=1, help="Trace with sequences of this length, which some models keep.")] = None,
     batch: Annotated[int | None, typer.Option(
         min=1, help="Trace with this many rows.")] = None,
+    dynamic: Annotated[list[str] | None, typer.Option(
+        help="An axis that varies, and its name: input_ids.0=batch. Repeat it; all others are "
+             "fixed. none fixes all. Guessed if it is left out.")] = None,
 ) -> None:
     """Trace a model and print its structure report; --out FILE.graph saves it, .pt2 exports it."""
     with show.errors():
         on = show.beside if as_json else show.console
-        graph = _trace(model, length, batch, on)
+        graph = _trace(model, axes_said(dynamic), on, length, batch)
         report = structure(graph, parts=parts)
         if as_json:
             typer.echo(report.to_json())
@@ -80,7 +84,8 @@ def draw(
             if not 1 <= number <= len(experiment.hypotheses):
                 raise FileError(f"{what} holds {len(experiment.hypotheses)} hypotheses, there is "
                                 f"no number {number}")
-            hypotheses = experiment.build(_trace(experiment.model).components())
+            hypotheses = experiment.build(
+                _trace(experiment.model, experiment.dynamic).components())
             thing = expand(hypotheses[number - 1])
         else:
             graph = _trace(what)
@@ -104,7 +109,7 @@ def test(
                 raise FileError(f"{hypothesis} does not say which {name} to test with: save it "
                                 "with rw.save(hypothesis, path, pairs=pairs, metric=metric)")
         assert experiment.model and experiment.pairs and experiment.metric
-        graph = _trace(experiment.model)
+        graph = _trace(experiment.model, experiment.dynamic)
         show.say(f"certificate: {graph.certificate}")
         hypotheses = experiment.build(graph.components())
         with show.steps() as step:
@@ -147,8 +152,8 @@ def sweep(
 ) -> None:
     """Patch the direct edge from each sender to the receivers, one at a time."""
     with show.errors():
-        name, found, measure = _to_sweep(what, pairs, metric)
-        parts = _trace(name).components()
+        name, dynamic, found, measure = _to_sweep(what, pairs, metric)
+        parts = _trace(name, dynamic).components()
         with show.steps() as step:
             result = sweep_over(
                 parts, senders, receivers or None, pairs=found, metric=measure, each=each,
@@ -162,8 +167,10 @@ def sweep(
                      else f"wrote {result.draw(out, 'effect' if _unsigned(result) else 'change')}")
 
 
-def _to_sweep(what: str, pairs: Path | None, metric: str | None) -> tuple[str, Pairs, Metric | str]:
-    """Model, pairs and metric: of an experiment file, or of the options, which go before."""
+def _to_sweep(
+    what: str, pairs: Path | None, metric: str | None
+) -> tuple[str, Dynamic | None, Pairs, Metric | str]:
+    """Model, its axes, pairs and metric: of a file, or of the options, which go before."""
     found = read_experiment(what) if what.endswith(".toml") else None
     name = found.model if found else what
     given = load(pairs) if pairs else found and found.pairs
@@ -171,7 +178,7 @@ def _to_sweep(what: str, pairs: Path | None, metric: str | None) -> tuple[str, P
     if not (name and isinstance(given, Pairs) and measure):
         raise FileError(f"{what} must name model, pairs and metric, or be a model with --pairs "
                         "FILE.json (written by rw.save(pairs, path)) and --metric NAME")
-    return name, given, measure
+    return name, found.dynamic if found else None, given, measure
 
 
 def _unsigned(result: Sweep) -> bool:
@@ -216,13 +223,14 @@ def demo(
 
 
 def _trace(
-    model: str, length: int | None = None, batch: int | None = None, on: Console = show.console
+    model: str, dynamic: Dynamic | None = None, on: Console = show.console,
+    length: int | None = None, batch: int | None = None,
 ) -> Graph:
     with show.steps(on) as step:
         done = step(f"tracing {model}")
         if length is None and batch is None:
-            graph = trace_model(model)
+            graph = trace_model(model, dynamic=dynamic)
         else:
-            graph = trace_sized(model, length, batch)
+            graph = trace_sized(model, length, batch, dynamic)
         done(1, 1)
     return graph

@@ -50,7 +50,7 @@ def refine(
         check_numbers(steps, goal, tolerance, holdout)
         with show.steps() as step:
             tracing = step(f"tracing {model}")
-            parts = trace(model).components()
+            parts = trace(model, dynamic=experiment.dynamic).components()
             tracing(1, 1)
             log = refine_hypothesis(
                 experiment.build(parts)[number - 1], pairs, metric, steps=steps, goal=goal,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from rewrite.errors import FileError
 from rewrite.expand import Hypothesis
 from rewrite.files.disk import read, write_toml
+from rewrite.ir.graph import Graph
 from rewrite.measure import Metric, Pairs, metric
 from rewrite.parts import Components
 from rewrite.world import check_table, reading
 
+Dynamic = dict[str, dict[int, str]]
 HEAD = """A hypothesis of `rewrite`: each run lists the paths that read it, all others read the
 default.  Test it with: rewrite test THIS_FILE
 Patterns are read from input to output, see docs/path_language.md."""
@@ -26,6 +29,7 @@ class Experiment:
     hypotheses: tuple[dict[str, Any], ...]
     pairs: Pairs | None
     metric: Metric | None
+    dynamic: Dynamic | None = None  # which axes vary, as `rw.trace` takes it
 
     def build(self, parts: Components) -> list[Hypothesis]:
         """The hypotheses, about a component graph of the model."""
@@ -49,7 +53,7 @@ def read_experiment(path: str | Path) -> Experiment:
                     {"default": str, "name": str})
     test, about = data.get("test", {}), data.get("model", {})
     check_table(test, f"{path}: [test]", {}, {"pairs": str, "metric": dict})
-    check_table(about, f"{path}: [model]", {}, {"name": str})
+    check_table(about, f"{path}: [model]", {}, {"name": str, "dynamic": dict[str, dict[str, str]]})
     pairs = measure = None
     if "pairs" in test:
         beside = path.parent / test["pairs"]
@@ -60,7 +64,26 @@ def read_experiment(path: str | Path) -> Experiment:
         check_table(test["metric"], f"{path}: [test.metric]", {"name": str}, others=True)
         with reading(path):
             measure = metric(**test["metric"])
-    return Experiment(about.get("name"), tuple(found.values()), pairs, measure)
+    return Experiment(about.get("name"), tuple(found.values()), pairs, measure,
+                      _dynamic(about.get("dynamic"), path))
+
+
+def _dynamic(said: dict[str, dict[str, str]] | None, path: Path) -> Dynamic | None:
+    """Axes by number, which are texts in TOML and JSON."""
+    for name, axis in ((name, axis) for name, axes in (said or {}).items() for axis in axes):
+        if not re.fullmatch(r"-?\d{1,3}", axis):
+            raise FileError(f"{path}: [model.dynamic.{name}] names the axis {axis!r}: axes are "
+                            'numbers, as in 0 = "batch"')
+    return None if said is None else {
+        name: {int(axis): label for axis, label in axes.items()} for name, axes in said.items()}
+
+
+def _asked(graph: Graph) -> dict[str, dict[str, str]] | None:
+    """The axes that vary, if the user said which."""
+    if graph.certificate is None or "as asked" not in graph.certificate.varying:
+        return None
+    return {spec.name: {str(axis): dim for axis, dim in enumerate(spec.shape)
+                        if isinstance(dim, str)} for spec in graph.inputs}
 
 
 def write_experiment(
@@ -73,7 +96,8 @@ def write_experiment(
     origin = hypotheses[0].parts.graph.origin
     data: dict[str, Any] = {}
     if origin is not None:
-        data["model"] = {"name": origin}
+        dynamic = _asked(hypotheses[0].parts.graph)
+        data["model"] = {"name": origin} | ({} if dynamic is None else {"dynamic": dynamic})
     test = {}
     if pairs_file is not None:
         test["pairs"] = pairs_file

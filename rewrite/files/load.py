@@ -39,7 +39,8 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
                         f"rw.load_trusted({str(path)!r}); files of others are .graph files")
     if path.suffix == ".toml":
         experiment = read_experiment(path)
-        hypotheses = experiment.build(_about(parts, experiment.model, path))
+        hypotheses = experiment.build(_about(parts, experiment.model, path,
+                                             experiment.dynamic))
         return hypotheses[0] if len(hypotheses) == 1 else hypotheses
     if path.suffix != ".json":
         raise FileError(f"{path.name!r} is none of .toml, .json, .graph")
@@ -65,7 +66,10 @@ def load(path: str | Path, parts: Components | None = None) -> Any:
                 return Refined.from_dict(data, about)
 
 
-def _about(parts: Components | None, model: str | None, path: Path) -> Components:
+def _about(
+    parts: Components | None, model: str | None, path: Path,
+    dynamic: dict[str, dict[int, str]] | None = None,
+) -> Components:
     if parts is None and model is None:
         raise FileError(f"{path} does not name its model: load(path, parts)")
-    return parts or trace(model).components()
+    return parts or trace(model, dynamic=dynamic).components()

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from rewrite.errors import DataError
+from rewrite.errors import DataError, HypothesisError
 from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.ir.values import devices
 from rewrite.measure import Metric, Pairs
@@ -41,6 +41,9 @@ class Pieces:
 
     def __post_init__(self) -> None:
         check_mode(self.compile)
+        if not self.base:
+            raise HypothesisError("pieces are run with the reference in front, and there is no "
+                                  "hypothesis: Pieces([reference, ...], pairs, metric)")
         if self.chunk < 1:
             raise DataError(f"chunk must be at least 1, found {self.chunk}")
         self._group: int = GROUP

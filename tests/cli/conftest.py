@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 
+import rewrite as rw
 import rewrite.cli
 import rewrite.demo
 from tests.zoo import trace
@@ -16,7 +18,11 @@ from tests.zoo import trace
 @pytest.fixture(autouse=True, scope="module")
 def _traced_once() -> Iterator[None]:
     """A graph is never changed; what no graph can be made of is an error each time."""
-    once = cache(trace)
+    kept = cache(trace)
+
+    def once(model: str, *, dynamic: Any = None) -> rw.Graph:
+        return kept(model) if dynamic is None else trace(model, dynamic=dynamic)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules["rewrite.cli.app"], "trace_model", once)
         patch.setattr(sys.modules["rewrite.cli.refine"], "trace", once)

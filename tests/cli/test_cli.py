@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import rewrite as rw
 from rewrite.cli import app
+from rewrite.errors import FileError
 from tests.models.table import TABLE
 from tests.tinyfolder import save_tiny
 
@@ -124,6 +126,35 @@ def test_trace_at_other_sizes(folder: Path) -> None:
     assert found["parity"]["shapes"][:2] == ["4x5", "5x11"], "and at one row and six tokens more"
     result = run("trace", str(folder), "--length", "0")
     assert result.exit_code == 2, "that is no length"
+
+
+@pytest.mark.parametrize(("said", "dims"), [
+    (["input_ids.0=rows"], ["rows", 11]), (["input_ids.0=batch", "input_ids.1=seq"],
+                                           ["batch", "seq"]), (["none"], [3, 11])])
+def test_axes_that_vary_are_said(said: list[str], dims: list[Any], folder: Path) -> None:
+    options = [word for each in said for word in ("--dynamic", each)]
+    result = run("trace", str(folder), *options, "--no-parts", "--json")
+    assert result.exit_code == 0, result.output
+    assert [dim["size"] for dim in json.loads(result.stdout)["inputs"][0]["dims"]] == dims
+
+
+def test_axes_that_cannot_be_read(folder: Path) -> None:
+    for said, words in (("input_ids=batch", "as in --dynamic input_ids.0=batch (or none)"),
+                        ("input_id.0=batch", "did you mean input_ids?")):
+        result = run("trace", str(folder), "--dynamic", said)
+        assert result.exit_code == 1 and words in " ".join(result.output.split())
+
+
+def test_axes_that_vary_are_kept_in_a_file(folder: Path, tmp_path: Path) -> None:
+    graph = rw.trace(str(folder), dynamic={"input_ids": {0: "rows"}})
+    claim = rw.Hypothesis(graph.components(), {"clean": "m0"})
+    file = rw.save(claim, tmp_path / "claim.toml")
+    assert rw.load(file).parts.graph.inputs == graph.inputs
+    picture = tmp_path / "claim.dot"
+    assert run("draw", str(file), "--out", str(picture)).exit_code == 0 and picture.exists()
+    file.write_text(file.read_text().replace('0 = "rows"', 'first = "rows"'))
+    with pytest.raises(FileError, match="axes are numbers"):
+        rw.load(file)
 
 
 def test_a_length_for_what_has_none(tmp_path: Path) -> None:
