@@ -134,7 +134,10 @@ class _Probe:
                 return False
             short = short or bool((value < ids.shape[1]).any())
         size = self.inputs[self.layout.tokens[self.length]].shape[1]
-        return short and size > 1 and self._hides(size, size - 1, size - 1)
+        # In a model that looks back nobody sees the last token; where only a prefix is seen from
+        # both sides, tokens behind it are seen from later ones.
+        found = {self._hides(size, at, at) for at in {1, size - 1}} if short and size > 1 else set()
+        return True in found and False not in found
 
     def _masks(self, pad: float, real: float, at: int) -> bool:
         given = self.inputs[self.name]
@@ -143,10 +146,13 @@ class _Probe:
         seen = torch.full_like(given, real)
         hidden = seen.clone()
         hidden[..., at] = pad
-        return self._hides(seen, hidden, at)
+        return bool(self._hides(seen, hidden, at))
 
-    def _hides(self, seen: Tensor | int, hidden: Tensor | int, at: int) -> bool:
-        """Whether a token that changes is not seen elsewhere with one input, but with another."""
+    def _hides(self, seen: Tensor | int, hidden: Tensor | int, at: int) -> bool | None:
+        """Whether a token that changes is not seen elsewhere with one input, but with another.
+
+        None where it is seen with neither, or cannot be tried.
+        """
         given = self.inputs[self.name]
         changed = {key: _changed(value, at) for key, value in self.inputs.items()
                    if self._may_change(key)}
@@ -160,9 +166,9 @@ class _Probe:
                 found.append(_difference(
                     self.graph, self.layout, self.length, at, inputs, inputs | changed))
             except (RuntimeError, IndexError, RewriteError):  # a probe that fails tells nothing
-                return False
+                return None
         loud, quiet = found
-        return loud > 0 and quiet <= QUIET * loud
+        return quiet <= QUIET * loud if loud > 0 else None
 
     def _may_change(self, name: str) -> bool:
         """Whether an input has an entry for each token, of more than two kinds."""

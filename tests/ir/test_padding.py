@@ -13,7 +13,8 @@ from tests.zoo import trace
 
 IDS = torch.randint(0, 20, (3, 5), generator=torch.Generator().manual_seed(0))
 REAL = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool()
-BOTH = REAL[:, None, None] & torch.ones(5, 5).tril().bool()  # queries by keys, causal
+LOOKS_BACK = torch.ones(5, 5).tril().bool()
+BOTH = REAL[:, None, None] & LOOKS_BACK  # queries by keys, causal
 Use = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # x, scores, what was told
 
 
@@ -52,6 +53,10 @@ CASES: dict[str, tuple[Tensor, Use, bool]] = {
     "keys": (REAL[:, None, None].expand(3, 1, 5, 5), hidden(lambda m: ~m), True),
     "lengths": (REAL.sum(1), hidden(
         lambda m: (torch.arange(5) >= m[:, None])[:, None, None]), True),
+    "lengths, looking back": (REAL.sum(1), hidden(
+        lambda m: ~((torch.arange(5) < m[:, None])[:, None, None] & LOOKS_BACK)), True),
+    "prefixes seen from both sides": (REAL.sum(1), hidden(
+        lambda m: ~((torch.arange(5) < m[:, None])[:, None, None] | LOOKS_BACK)), False),
     "kinds of tokens": (REAL.long(), lambda x, s, m: (x + m[..., None], s), False),
     "numbers of examples": (REAL.sum(1), lambda x, s, m: (x + m[:, None, None], s),
                             False),
