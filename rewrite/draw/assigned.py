@@ -67,7 +67,7 @@ def _kind(item: Item) -> str:
     if ".h" in item.title:
         return plural(item.count, "head")
     name = item.title.split(".")[0].rstrip("0123456789")
-    return {"m": "MLP", "n": "norm"}.get(name, name)
+    return {"m": "MLP", "n": "norm", "i": "inner value"}.get(name, name)
 
 
 def _captioned(sketch: Sketch, exp: Expansion, which: int) -> Sketch:

@@ -92,7 +92,7 @@ def _item(parts: Components, node: Node, where: Layers, stands_for: dict[str, st
                     reads, ("heads", len(names)), count=len(names),
                     cells=tuple((name, ()) for name in shown), row=row)
     kind = owner.name.kind if owner else "source"
-    said = {"mlp": "MLP", "embed": "embedding", "norm": "norm",
+    said = {"mlp": "MLP", "embed": "embedding", "norm": "norm", "inner": "inner value",
             "output": "output", "source": "input", "experts": "experts, not split"}.get(kind, kind)
     if owner and kind in ("attention", "cross"):
         said = "attention, heads not split"

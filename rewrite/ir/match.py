@@ -93,14 +93,15 @@ def _same_parts(pattern: str, path: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
-KINDS = ("attention", "cross", "mlp", "head", "expert", "router", "norm", "embed", "output", "sum",
-         "constant", "module")
+KINDS = ("attention", "cross", "mlp", "head", "expert", "router", "norm", "inner", "embed",
+         "output", "sum", "constant", "module")
 # The names of components, as docs/path_language.md defines them.
 _SPELT: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"a\d+(\.\d+)?", ("attention",)), (r"a\d+\.h\d+", ("attention", "head")),
     (r"x\d+(\.\d+)?", ("cross",)), (r"x\d+\.h\d+", ("cross", "head")),
     (r"m\d+(\.shared)?(\.\d+)?", ("mlp",)), (r"m\d+\.e\d+", ("mlp", "expert")),
     (r"m\d+\.router", ("router",)), (r"n\d+\.[axm](\.\d+)?|n\.embed", ("norm",)),
+    (r"i\d+(\.\d+)?", ("inner",)),
     (r"embed(\.\d+)?", ("embed",)), (r"resid\d+|[axm]\d+\.out", ("sum",)),
     (r"pos|const\d+|[ax]\d+\.bias|context", ("constant",)),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
@@ -20,7 +20,7 @@ from rewrite.parts.stacks import Stacks, source_name
 from rewrite.rules.heads import Attention
 
 aten = torch.ops.aten
-LETTERS = {"attention": "a", "cross": "x", "mlp": "m", "experts": "m"}
+LETTERS = {"attention": "a", "cross": "x", "mlp": "m", "experts": "m", "inner": "i"}
 TOGETHER = {"mlp", "experts"}  # kinds that share their numbers
 _HEAD = re.compile(r"(?P<layer>[^@\[]+)\.(?:h|(?P<shared>kv))(?P<number>\d+)"
                    r"(?P<rest>(?:[.@\[].*)?)")
@@ -31,7 +31,8 @@ class Name:
     """Short name, kind, layer number, module path.
 
     Kinds are embed, attention, cross, projection (behind heads that write side by side), mlp,
-    experts, router, norm, module and output.  A `member` is one head or expert by itself, of a
+    experts, router, norm, inner (made with weights and added to no stream), module and output.
+    A `member` is one head or expert by itself, of a
     layer that surgery has taken apart.
     """
 
@@ -68,6 +69,7 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
     names: dict[int, Name] = {}
     sources = {source_name(node) for node in cut.flow.sources}
     taken: Counter[str] = Counter(outputs.values())
+    own: Counter[str] = Counter()  # names that parts of the model wish for
     last: dict[str, str] = {}
     # What surgery has put in yields to the names of the model.
     for i in sorted(range(len(kinds)), key=lambda i: (_newness(cut, cut.regions[i]), i)):
@@ -83,6 +85,8 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
             short = path if path and path not in taken else region.output.name
         elif kind == "router":
             short = f"m{_mixture_number(cut, region, numbers)}.router"
+        elif kind == "inner":
+            short = f"{LETTERS[kind]}{number}"
         elif kind in LETTERS:
             short = last[prefix] = f"{LETTERS[kind]}{number}"
             if i in beside:
@@ -95,9 +99,16 @@ def name_regions(cut: Cut, output_names: tuple[str, ...]) -> list[Name]:
         short = f"{prefix}.{short}" if prefix and kind != "module" and not known else short
         short = f"{short}_part" if short in sources else short  # an input keeps its name
         taken[short] += 1
-        if taken[short] > 1:
-            short = f"{short}.{taken[short] - 1}"
+        own[short] += not (_newness(cut, region) or known)
         names[i] = Name(short, kind, number, path, part == MEMBER)
+    # No part is called by the beginning of another one's name: it stands for all of these.
+    count: Counter[str] = Counter()
+    for i, name in names.items():
+        if name.kind != "output":
+            count[name.short] += 1
+            place = count[name.short] - 1
+            if place or own[name.short] > 1:
+                names[i] = replace(name, short=f"{name.short}.{place}")
     return [names[i] for i in range(len(kinds))]
 
 
@@ -133,6 +144,8 @@ def _kind(cut: Cut, region: Region, outputs: dict[fx.Node, str], stacks: Stacks)
         return "embed"
     if region.mixture is not None:
         return "experts"
+    if region.output in cut.inner:
+        return "inner"
     return "mlp" if any(cut.flow.contracts(node) for node in region.nodes) else "norm"
 
 

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import fx
 
-from rewrite.ir.flow import Flow, args, is_float
+from rewrite.ir.flow import PAIRED, Flow, args, is_float
 from rewrite.ir.notes import MEMBER, OWN, SUM
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.find_heads import find_layers
@@ -18,6 +19,9 @@ from rewrite.rules.heads import Attention
 from rewrite.rules.split_experts import Mixture, find_mixtures
 
 Slot = tuple[str, fx.Node]
+aten = torch.ops.aten
+PRODUCTS = {aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor, aten.matmul.default,
+            aten.bmm.default}
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,22 @@ class Cut:
     def joined(self) -> frozenset[fx.Node]:
         """Values in which the heads of a layer stand side by side."""
         return frozenset(r.output for r in self.regions if r.layer and r.layer.joined is not None)
+
+    @cached_property
+    def inner(self) -> frozenset[fx.Node]:
+        """Values that are computed with weights, read by parts, and added to no stream.
+
+        Keys and values that several layers share, for example, and what scales the stream.
+        """
+        ends = {term for terms in self.sums.values() for term in terms}
+        ends |= {*self.outputs, *self.routers, *self.apart, *self.known, *self.joined}
+        found: set[fx.Node] = set()
+        for region in self.regions:
+            made = any(map(self.flow.contracts, region.nodes)) or any(
+                node in found for _, node in region.slots)
+            if made and region.layer is None and region.output not in ends:
+                found.add(region.output)
+        return frozenset(found)
 
     @property
     def written(self) -> frozenset[fx.Node]:
@@ -93,6 +113,8 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     writers = {n for n in (*terms, *outputs, *ends, *routers, *apart, *known)
                if flow.flows(n)}
     writers -= {*sums, *flow.sources}
+    stream = {*sums, *terms} - routers
+    writers |= _scales(flow, writers - {*ends, *apart, *known}, stream, writers | {*flow.sources})
     while more := _shared(flow, writers, {*sums, *flow.sources}) - writers:
         writers |= more
     stops = {*writers, *sums, *flow.sources}
@@ -195,6 +217,33 @@ def _layers(flow: Flow, sums: Collection[fx.Node]) -> tuple[list[Attention], lis
     cores = find_cores(flow)
     layers, notes = find_layers(flow, cores, sums)
     return layers, notes + unread(flow, cores)
+
+
+def _scales(
+    flow: Flow, writers: set[fx.Node], stream: set[fx.Node], written: set[fx.Node]
+) -> set[fx.Node]:
+    """What multiplies a value on its way from the stream and back, and is made with weights.
+
+    Written apart, it leaves a part without weights that the stream passes, as it passes a norm.
+    """
+    found: set[fx.Node] = set()
+    stops = written | stream
+    for writer in writers:
+        cone = sorted(flow.cone(writer, stops - {writer}), key=flow.order.__getitem__)
+        passed: set[fx.Node] = set()
+        for node in cone:
+            reads = (o in passed or (o in stream and o is not writer)
+                     for o in flow.operands(node))
+            weighed = flow.contracts(node) or (node.target in PAIRED and any(
+                flow.from_weights(o) for o in node.all_input_nodes))
+            if not weighed and any(reads):
+                passed.add(node)
+        if writer not in passed:
+            continue
+        found |= {
+            operand for node in passed if node.target in PRODUCTS
+            for operand in flow.operands(node) if operand not in stops | passed}
+    return found
 
 
 def _shared(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.Node]:

@@ -24,19 +24,25 @@ class Stacks:
 
     Values belong to one stream if a chain of residual sums (and norms on the stream) links
     them.  Cross attention reads its queries from one stream and its keys and values from
-    another one: the model is then an encoder-decoder.
+    another one: the model is then an encoder-decoder.  A value that is on no stream (keys that
+    several layers share) is of the streams that it is computed from.
     """
 
     def __init__(self, cut: Cut) -> None:
         self.cut = cut
         self._parent: dict[fx.Node, fx.Node] = {}
+        self._regions = {region.output: region for region in cut.regions}
+        self._homes: dict[fx.Node, set[fx.Node]] = {}
         for node, terms in cut.sums.items():
             for term in terms:
                 self._join(node, term)
         for region in cut.regions:
             products = any(cut.flow.contracts(node) for node in region.nodes)
-            if not products and region.layer is None and len(region.slots) == 1:
-                self._join(region.output, region.slots[0][1])  # a norm on the stream
+            passed = [node for _, node in region.slots if node not in cut.inner]
+            if not products and region.layer is None and (
+                    len(passed) == 1 or len(passed) < len(region.slots)):
+                for node in passed:  # a norm on the stream, or what scales and mixes it
+                    self._join(region.output, node)
 
     def crosses(self, region: Region) -> bool:
         """Whether a layer reads keys and values of a stream that asks nobody itself."""
@@ -66,7 +72,17 @@ class Stacks:
         return bool(asks and told) and asks.isdisjoint(told)
 
     def _streams(self, region: Region, ports: str) -> set[fx.Node]:
-        return {self._stream(node) for port, node in region.slots if port and port in ports}
+        found = (self._home(node) for port, node in region.slots if port and port in ports)
+        return set().union(*found)
+
+    def _home(self, value: fx.Node) -> set[fx.Node]:
+        """The stream of a value, or of all that it is computed from where it is on none."""
+        if value not in self._homes:
+            region = self._regions.get(value)
+            inner = region is not None and value in self.cut.inner
+            homes = [self._home(node) for _, node in region.slots] if region and inner else []
+            self._homes[value] = set().union(*homes) or {self._stream(value)}
+        return self._homes[value]
 
     def _told(self, value: fx.Node) -> bool:
         """Whether keys or values of cross attention depend on a value."""

@@ -32,7 +32,7 @@ _PLACES = tuple(re.compile(pattern) for pattern in (
     r"one head of ([\w, ]+)", r"(\w+) should lead to", r"it leads to ([\w, ]+)",
     r"(\w+) attends", r"(\w+) also contains", r"also contains ([\w, ]+)",
 ))
-KINDS = {"mlp", "experts", "norm", "projection"}
+KINDS = {"mlp", "experts", "norm", "projection", "inner"}
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 

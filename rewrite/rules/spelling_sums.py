@@ -5,6 +5,9 @@ Fused operators round once where two steps round twice, so results agree to roun
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -144,7 +147,99 @@ def einsum_as_factor(site: Site) -> fx.Node | Miss | None:
     return Miss("no operand has the letters of the result, and the other one its last ones")
 
 
+# Of some rows: their axis, and how many are before and behind them (None: all but the first).
+Rows = tuple[int, int, int | None]
+
+
+@rule_on(aten.slice_scatter.default, aten.select_scatter.default, name="sum_in_place",
+         equation="x[d: i:j] <- x[d: i:j] + y  =  x + pad(y)",
+         examples=("slice_scatter(x, slice(x, 0, 1, 3) + y, 0, 1, 3) | x: 4 s d, y: 2 s d",
+                   "slice_scatter(x, slice(x, 1, -2) + y, 1, -2) | x: b 4 d, y: 2 d",
+                   "slice_scatter(x, slice(x, 1, 1) - y, 1, 1) | x: b s d, y: d",
+                   "select_scatter(x, y + select(x, 1, 2), 1, 2) | x: b 3 d, y: b d",
+                   "slice_scatter(x, slice(x, 1, 1, -1) + y, 1, 1, -1) | x: b 3*s d, y: d",
+                   "slice_scatter(x, slice(x, 0, 1, 3), 0, 1, 3) | x: 4 s d",
+                   "select_scatter(x, select(x, 1, 0) + y, 1, 0) | x: b 3*s d, y: b d",
+                   "slice_scatter(x, y, 1) | x: b s d, y: b s d"),
+         refuses=("slice_scatter(x, slice(x, 0, 1, 3) + y, 0, 0, 2) | x: 4 s d, y: 2 s d",
+                  "slice_scatter(x, slice(z, 0, 1, 3) + y, 0, 1, 3) | x: 4 s d, z: 4 s d, y: 2 s d",
+                  "slice_scatter(x, y, 0, 1, 3) | x: 4 s d, y: 2 s d",
+                  "slice_scatter(x, y - slice(x, 0, 1, 3), 0, 1, 3) | x: 4 s d, y: 2 s d",
+                  "slice_scatter(x, slice(x, 0, 0, 4, 2) + y, 0, 0, 4, 2) | x: 4 s d, y: 2 s d"))
+def sum_in_place(site: Site) -> fx.Node | Miss | None:
+    """What is added to some rows of the stream, and to the others nothing."""
+    x, new, *where = arguments(site.node)
+    at = _rows(site.node, x, *where)
+    if at is None:
+        return Miss("which rows are written varies, or they are not side by side")
+    if at[1:] == (0, 0):
+        return new if new.meta["val"].dtype == x.meta["val"].dtype else None
+    if _read(new, x) == at:
+        return x
+    if new.target not in {aten.add.Tensor, aten.sub.Tensor} or new.kwargs:
+        return Miss("what is written is no sum")
+    terms = args(new)
+    kept = next((i for i in (0, 1) if isinstance(terms[i], fx.Node) and _read(terms[i], x) == at),
+                None)
+    if kept is None or (kept == 1 and new.target is aten.sub.Tensor):
+        return Miss("no term of it is what stood there before")
+    y = terms[1 - kept]
+    if not isinstance(y, fx.Node) or len({n.meta["val"].dtype for n in (x, y)}) > 1:
+        return Miss("a number is added, or a value of another type")
+    axis, before, behind = at
+    if behind is None:
+        behind = site.call(operator.sub, site.size(x, axis), 1)
+    y = site.call(aten.expand.default, y, [site.size(new, d) for d in range(len(shape(new)))])
+    if site.node.target is aten.select_scatter.default:
+        y = site.call(aten.unsqueeze.default, y, axis)
+    pads = [0, 0] * (len(shape(x)) - axis - 1) + [before, behind]
+    return site.call(new.target, x, site.call(aten.constant_pad_nd.default, y, pads))
+
+
+def _read(node: fx.Node, x: fx.Node) -> Rows | None:
+    """Which rows of `x` a node is."""
+    if node.target is aten.squeeze.dim and args(node)[0].target is aten.slice.Tensor:
+        inner = args(node)[0]
+        at = _read(inner, x)
+        return at if at is not None and at[0] == args(node)[1] % len(shape(x)) else None
+    if node.target not in {aten.slice.Tensor, aten.select.int}:
+        return None
+    of, *where = arguments(node)
+    return _rows(node, x, *where) if _same(of, x) else None
+
+
+def _same(a: fx.Node, b: fx.Node) -> bool:
+    """Whether two nodes are one, or the same rows of one."""
+    if a is b or not a.target is b.target is aten.slice.Tensor:
+        return a is b
+    (one, *rows), (other, *others) = arguments(a), arguments(b)
+    return rows == others and _same(one, other)
+
+
+def _rows(node: fx.Node, x: fx.Node, *where: Any) -> Rows | None:
+    """The rows that a slice, or a place, says; None if their numbers are not known."""
+    axis = where[0] % len(shape(x))
+    size = shape(x)[axis]
+    if node.target in {aten.select.int, aten.select_scatter.default}:
+        start, end, step = where[1], where[1] + 1, 1
+        end = size if end == 0 else end
+    else:
+        start, end, step = where[1] or 0, where[2], where[3]
+    if not isinstance(start, int) or step != 1:
+        return None
+    if isinstance(size, int):
+        start, stop, _ = slice(start, end).indices(size)
+        return (axis, start, size - stop) if start < stop else None
+    if (start, end) == (0, 1):
+        return axis, 0, None
+    if start < 0 or (isinstance(end, int) and 0 <= end < 2**62):
+        return None
+    if isinstance(end, int) and end < 0:
+        return axis, start, -end
+    return (axis, start, 0) if isinstance(end, int | None) or end == size else None
+
+
 SUM_SPELLINGS: tuple[Rule, ...] = (
     plain_names, rsub_as_sub, fused_sum, product_and_sum, sum_of_stack, mean_of_stack,
-    einsum_as_sum, einsum_as_factor,
+    einsum_as_sum, einsum_as_factor, sum_in_place,
 )

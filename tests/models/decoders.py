@@ -145,10 +145,9 @@ DECODERS: tuple[Family, ...] = (
            "decoder_ffn_dim": 48, "max_position_embeddings": 64, "ngram": 2, "num_buckets": 8,
            "relative_max_distance": 16, "add_cross_attention": False, "is_decoder": True,
            "pad_token_id": 0}, heads=lambda c: 16, known={  # a main and a predicted stream
-               "partition": "the predicted stream projects with the weights of the main one, as "
-                            "values that several parts read",
-               "direct": "two outputs read the output matrix, so that it is a part: no direct edge "
-                         "of a head leads past it"}),
+               "partition": "one product projects both streams, laid one behind the other: what "
+                            "the main one makes of it is a part of its own, and the heads of the "
+                            "predicted one hold the same weights"}),
     Family("reformer_local", "ReformerModelWithLMHead", "ReformerConfig",
            REFORMER | {"attn_layers": ["local", "local"]}),
     Family("reformer", "ReformerModelWithLMHead", "ReformerConfig",
@@ -236,15 +235,15 @@ DECODERS: tuple[Family, ...] = (
     Family("gemma3n", "Gemma3nForCausalLM", "Gemma3nTextConfig",
            GQA | PAIRS | {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8,
            "altup_num_inputs": 2, "laurel_rank": 4, "num_kv_shared_layers": 2,
-           "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]}),
+           "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]},
+           # beside the MLP, one of low rank, and one that reads the embeddings of the layer
+           blocks=lambda c: 3 * c.num_hidden_layers),
     Family("gemma4", "Gemma4ForCausalLM", "Gemma4TextConfig",
            GQA | PAIRS | {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8,
            "num_kv_shared_layers": 2, "global_head_dim": 16, "num_global_key_value_heads": 1,
-           "attention_k_eq_v": True, "use_double_wide_mlp": True}, known={
-               "partition": "later layers read keys and values of earlier ones, which are parts of "
-                            "their own, and both hold the weights of the projection they share",
-               "direct": "the module around what reads the embeddings of a layer is the whole "
-                         "layer, so hooks change its MLP too"}),
+           "attention_k_eq_v": True, "use_double_wide_mlp": True},
+           # beside the MLP, one that reads the embeddings of the layer
+           blocks=lambda c: 2 * c.num_hidden_layers),
     Family("gemma4_moe", "Gemma4ForCausalLM", "Gemma4TextConfig",
            GQA | LOCAL_GLOBAL | {"vocab_size_per_layer_input": VOCAB,
            "hidden_size_per_layer_input": 0, "global_head_dim": 16, "enable_moe_block": True,
@@ -308,9 +307,7 @@ DECODERS: tuple[Family, ...] = (
     Family("beam", "BeamForCausalLM", "BeamConfig",
            GQA | EXPERTS | LOCAL_GLOBAL | DENSE_SPARSE | {"n_group": 2, "topk_group": 1}),
     Family("zaya", "ZayaForCausalLM", "ZayaConfig", without(GQA, "intermediate_size") | EXPERTS
-           | {"num_experts_per_tok": 1, "router_hidden_size": 8},
-           # a router reads what the one of the layer before has made: a part of its own
-           blocks=lambda c: 2 * c.num_hidden_layers - 1),
+           | {"num_experts_per_tok": 1, "router_hidden_size": 8}),
 
     # Multi-head latent attention, some with an indexer that selects what is attended to.
     Family("deepseek_v2", "DeepseekV2ForCausalLM", "DeepseekV2Config",
@@ -344,9 +341,7 @@ DECODERS: tuple[Family, ...] = (
     Family("mistral4", "Mistral4ForCausalLM", "Mistral4Config",
            MLA | ROUTED | {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}),
     Family("axk2", "AXK2ForCausalLM", "AXK2Config",
-           MLA | ROUTED | INDEX | DENSE_SPARSE | {"gated_norm_rank": 4},
-           # a norm with matrices of its own, which router and experts read, is a part
-           blocks=lambda c: c.num_hidden_layers + c.mlp_layer_types.count("sparse")),
+           MLA | ROUTED | INDEX | DENSE_SPARSE | {"gated_norm_rank": 4}),
     Family("minicpm3", "MiniCPM3ForCausalLM", "MiniCPM3Config",
            MLA | {"scale_emb": 2, "dim_model_base": 16}),
     Family("youtu", "YoutuForCausalLM", "YoutuConfig", MLA),

@@ -237,15 +237,18 @@ class Frozen:
     def _layer(self, name: str) -> str:
         """The outermost element of a list of modules around a module, or "".
 
-        A sequence of which only one element holds matrices is none.
+        A sequence of which only one element holds matrices is none, and a single matrix in a list
+        is no layer: one for each stream behind the last layer, say.
         """
         parts = name.split(".")
         for i in range(1, len(parts)):
-            above = self.model.get_submodule(".".join(parts[:i]))
+            above, path = self.model.get_submodule(".".join(parts[:i])), ".".join(parts[: i + 1])
             several = isinstance(above, nn.ModuleList) or (
                 isinstance(above, nn.Sequential) and sum(map(bool, map(matrices, above))) > 1)
-            if several and parts[i].isdigit():
-                return ".".join(parts[: i + 1])
+            whole = several and parts[i].isdigit() and any(
+                True for _ in self.model.get_submodule(path).children())
+            if whole:
+                return path
         return ""
 
 

@@ -48,15 +48,17 @@ def blocks(parts: rw.Components) -> dict[str, list[Component]]:
     return found
 
 
-def edges(parts: rw.Components, sender: Sender) -> str | None:
+def edges(parts: rw.Components, sender: Sender, frozen: Frozen) -> str | None:
     """The paths from a sender to the outputs through what is not frozen; None if there are none.
 
-    Those are norms of the stream, what reads masks made of tokens, and other outputs.
+    Those are norms of the stream, what reads masks made of tokens, other outputs, and what
+    several outputs read.
     """
     outputs = parts.dag.outputs
     held = {home for homes in holders(parts).values() for home in homes}
     open_ = {c.short for c in parts.components.values() if c.name.kind == "norm" or (
-        c.name.kind == "embed" and c.short not in held)}
+        c.name.kind == "embed" and c.short not in held) or (
+        c.name.kind == "inner" and not frozen.leaves(c.name.path))}
     onward = {(writer, reader) for writer, reader in parts.edges if writer in outputs}
     passed = sorted(open_ | {writer for writer, _ in onward})
     live = [part for part in sender.parts if _reaches(parts, part, {*passed}, {*outputs})]
@@ -64,9 +66,9 @@ def edges(parts: rw.Components, sender: Sender) -> str | None:
         return None
     through = f" -> ({' | '.join(passed)})*" if passed else ""
     paths = " | ".join(f"{part}{through} -> ({' | '.join(outputs)})" for part in live)
-    frozen = sorted({(w, _layer(r)) for w, r in onward if r not in {*passed, *outputs}})
+    closed = sorted({(w, _layer(r)) for w, r in onward if r not in {*passed, *outputs}})
     return f"({paths})" + "".join(
-        f" - ({part}{through} -> {writer} -> {reader})" for writer, reader in frozen
+        f" - ({part}{through} -> {writer} -> {reader})" for writer, reader in closed
         for part in live)
 
 

@@ -64,8 +64,7 @@ ENCODERS: tuple[Family, ...] = (
         # of each layer: into the bottleneck, the networks, out of it
         blocks=lambda c: c.num_hidden_layers * (c.num_feedforward_networks + 2)),
     masked("convbert", "ConvBert", BASE | {"embedding_size": 16, "conv_kernel_size": 3},
-           heads=convbert_heads, known={
-               "partition": "convolutions by a kernel that tokens choose are MLPs of their own"}),
+           heads=convbert_heads),
     masked("deberta", "Deberta", DEBERTA),
     masked("deberta_v2", "DebertaV2", DEBERTA | {
         "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}),

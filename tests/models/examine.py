@@ -225,7 +225,7 @@ def _direct(at: _At, row: Row) -> None:
         if sender.wanted is None:
             missing.append(sender.reason)
             continue
-        paths = edges(at.parts, sender)
+        paths = edges(at.parts, sender, at.frozen)
         found = base if paths is None else at.expanded(paths)[1]
         gap = distance(found, sender.wanted)
         worst = max(worst, gap)

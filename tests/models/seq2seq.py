@@ -38,9 +38,9 @@ MOONSHINE = {
     "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4,
     "max_position_embeddings": 64, "pad_token_id": 0}
 PREDICTED = {
-    "direct": "the main and the predicted stream pass the same modules side by side",
-    "partition": "the predicted stream projects with the weights of the main one, as values that "
-                 "several parts read"}
+    "partition": "one product projects the main and the predicted stream, laid one behind the "
+                 "other: what the main one makes of it is a part of its own, and the heads of the "
+                 "predicted one hold the same weights"}
 # three convolutions of fixed strides leave 3 frames of it
 SOUND = torch.randn(3, 2000, generator=torch.Generator().manual_seed(1))
 WORDS = torch.arange(3, 24).reshape(3, 7)
@@ -113,7 +113,8 @@ SEQ2SEQ: tuple[Family, ...] = (
     generator("blenderbot", "Blenderbot"),
     generator("blenderbot_small", "BlenderbotSmall"),
     generator("bigbird_pegasus", "BigBirdPegasus", BART | {"attention_type": "original_full"}),
-    generator("prophetnet", "ProphetNet", PROPHETNET, heads=prophetnet_heads, known=PREDICTED),
+    generator("prophetnet", "ProphetNet", PROPHETNET, heads=prophetnet_heads, known=PREDICTED,
+              blocks=lambda c: c.num_encoder_layers + c.num_decoder_layers),
     generator("led", "LED", BART | {
         "attention_window": 8, "max_encoder_position_embeddings": 64,
         "max_decoder_position_embeddings": 64}, fails="data-dependent shapes"),
