@@ -68,7 +68,7 @@ def module(path: str) -> Match:
 
 
 def kind(what: str) -> Match:
-    """Nodes of a component graph: attention, cross, mlp, head, expert, router, norm, embed,
+    """Nodes of a component graph: attention, cross, mlp, head, expert, router, norm, inner, embed,
     output, sum, constant or module, as their names say.
 
     Raises `MatchError` for another word.
@@ -100,7 +100,7 @@ _SPELT: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"a\d+(\.\d+)?", ("attention",)), (r"a\d+\.h\d+", ("attention", "head")),
     (r"x\d+(\.\d+)?", ("cross",)), (r"x\d+\.h\d+", ("cross", "head")),
     (r"m\d+(\.shared)?(\.\d+)?", ("mlp",)), (r"m\d+\.e\d+", ("mlp", "expert")),
-    (r"m\d+\.router", ("router",)), (r"n\d+\.[axm](\.\d+)?|n\.embed", ("norm",)),
+    (r"m\d+\.router", ("router",)), (r"n\d+\.[axm](\.\d+)?|n\.embed(\.\d+)?", ("norm",)),
     (r"i\d+(\.\d+)?", ("inner",)),
     (r"embed(\.\d+)?", ("embed",)), (r"resid\d+|[axm]\d+\.out", ("sum",)),
     (r"pos|const\d+|[ax]\d+\.bias|context", ("constant",)),
