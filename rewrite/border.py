@@ -2,7 +2,9 @@
 
 `rewrite/__init__.py` sets it up once, round the public functions and the methods of public
 classes.  The functions themselves stay as they are, and within the package they are called
-directly.  Nothing is caught here: what a function raises is what the caller sees.
+directly.  What a function raises is what the caller sees, but for the one error that has no place
+of its own: something is nested so deeply that Python gives up.  Functions that are told something
+(`progress`, `say`) are called behind the border too: what they raise is an error of ours.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 from rewrite.errors import ArgumentError, near
 from rewrite.kinds import Kind, kind_of, short
+from rewrite.world import safe
 
 HINTS: Mapping[tuple[str, str], str] = {
     ("Components", "Graph"): "pass graph.components()",
@@ -106,6 +109,19 @@ class Border:
             if (name not in named and not self.others[0]) or (kind and not kind.holds(value)):
                 return True
         return any(name not in given and name not in order[: len(args)] for name in self.needed)
+
+    @cached_property
+    def listeners(self) -> frozenset[str]:
+        """What is called with news, and returns nothing."""
+        return frozenset(name for name, kind in self.named.items() if kind and kind.listens)
+
+    def heard(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The same arguments; what listeners raise is an `ArgumentError` that names them."""
+        if not self.listeners or self.listeners.isdisjoint(given):
+            return given
+        return {name: safe(value, f"{self.call}: the function {name}")
+                if name in self.listeners and value is not None else value
+                for name, value in given.items()}
 
     def complaint(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> str:
         """What is wrong with arguments, and the corrected call."""
@@ -208,7 +224,11 @@ def checked(function: Any, call: str, owner: type | None = None, bound: bool = F
     def guarded(*args: Any, **given: Any) -> Any:
         if border.wrong(args[bound:], given):
             raise refused(border.complaint(args[bound:], given))
-        return function(*args, **given)
+        try:
+            return function(*args, **border.heard(given))
+        except RecursionError as error:
+            raise refused(f"{call}: what it is given is nested too deeply, or holds itself"
+                          ) from error
 
     # With the names of its own module, doctests find it there.
     made = types.FunctionType(guarded.__code__, function.__globals__, function.__name__,

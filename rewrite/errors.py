@@ -81,7 +81,7 @@ def near(asked: str, known: Iterable[str], n: int = 5) -> str:
     'did you mean a5.h3?'
     """
     known = list(known)
-    close = get_close_matches(asked, known, n=n, cutoff=0.6)
+    close = get_close_matches(asked, known, n=n, cutoff=0.6) if len(asked) < 200 else []
     if close:
         return f"did you mean {', '.join(close)}?"
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")

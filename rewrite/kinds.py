@@ -38,6 +38,7 @@ class Kind:
     holds: Test
     classes: tuple[type, ...] = ()
     items: tuple[Kind | None, Kind | None] = (None, None)  # of a dict or list: keys, values
+    listens: bool = False  # a function that is told something and returns nothing
 
     def fault(self, value: Any, place: str) -> tuple[str, Kind, Any]:
         """The innermost value that does not fit, where it is, and what it must be."""
@@ -69,7 +70,7 @@ def kind_of(hint: Any) -> Kind | None:
     if origin in (typing.Union, types.UnionType):
         return _any_of([kind_of(each) for each in inside])
     if origin is Callable:
-        return _function(inside[0])
+        return _function(inside[0], inside[1] in (None, type(None)))
     if origin is type:
         of = inside[0] if isinstance(inside[0], type) else object
         return Kind(f"a class of {of.__name__}",
@@ -120,14 +121,15 @@ def _any_of(kinds: list[Kind | None]) -> Kind | None:
     words = " or ".join(dict.fromkeys(kind.words for kind in known))
     tests = [kind.holds for kind in known]
     items = next((kind.items for kind in known if any(kind.items)), (None, None))
-    return Kind(words, lambda value: any(test(value) for test in tests), classes, items)
+    return Kind(words, lambda value: any(test(value) for test in tests), classes, items,
+                any(kind.listens for kind in known))
 
 
 def _is_file_name(value: Any) -> bool:
     return isinstance(value, (str, Path)) and str(value) != "" and "\0" not in str(value)
 
 
-def _function(taken: Any) -> Kind:
+def _function(taken: Any, listens: bool = False) -> Kind:
     """Told by how many arguments it takes, where Python knows that."""
     if not isinstance(taken, list):
         return Kind("a function", callable)
@@ -146,7 +148,7 @@ def _function(taken: Any) -> Kind:
         return True
 
     number = f"{len(taken)} argument{'s' * (len(taken) != 1)}"
-    return Kind(f"a function of {number}", holds)
+    return Kind(f"a function of {number}", holds, listens=listens)
 
 
 def _tuple(inside: tuple[Any, ...]) -> Kind:

@@ -106,7 +106,7 @@ def calling(what: str, kind: type[RewriteError] = ArgumentError) -> Iterator[Non
         raise kind(f"{what} raises {name}{_line(error)}: {said}") from error
 
 
-def guarded(function: Callable[..., Any], what: str, kind: type[RewriteError] = ArgumentError
+def safe(function: Callable[..., Any], what: str, kind: type[RewriteError] = ArgumentError
             ) -> Callable[..., Any]:
     """The same function, for which `calling` holds at each call."""
     @functools.wraps(function, updated=())
@@ -133,17 +133,17 @@ def reason(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, ValueError) and "integer string conversion" in str(error):
         return "it has a number of more than 4,300 digits"
-    lines = [line.strip() for line in _text(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in words(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:SHOWN]
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an allocator gave up, here or in what an error was raised from."""
     while error is not None:
-        words = _text(error).lower()
+        said = words(error).lower()
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
                 isinstance(error, RuntimeError) and (
-                    "out of memory" in words or "can't allocate memory" in words)):
+                    "out of memory" in said or "can't allocate memory" in said)):
             return True
         error = error.__cause__
     return False
@@ -235,7 +235,8 @@ def _line(error: BaseException) -> str:
     return ""
 
 
-def _text(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """The text of an error, also of one whose class fails to say it."""
     try:
         return str(error)
     except Exception:  # of the user's class

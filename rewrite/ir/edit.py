@@ -25,6 +25,7 @@ from rewrite.ir.code import Code
 from rewrite.ir.selection import Match
 from rewrite.ir.sizes import described, described_value, labels, place_inputs
 from rewrite.ir.values import alike, attribute, fake, hints_of, inferring, mode_of
+from rewrite.world import reason
 
 if TYPE_CHECKING:
     from rewrite.ir.graph import Graph
@@ -152,7 +153,10 @@ class Edit:
             with self.shapes_only():
                 if node.op != "call_module":
                     function: Any = node.target
-                    return function(*args, **kwargs)
+                    found = function(*args, **kwargs)
+                    if found is None:
+                        raise TypeError("it returns None, and a value is needed")
+                    return found
                 module = self.module.get_submodule(str(node.target))
                 tensors = {name: fake(tensor, self.mode) for name, tensor in
                            (*module.named_parameters(), *module.named_buffers())}
@@ -161,9 +165,8 @@ class Edit:
             return origin.meta.get("val")
         except Exception as error:
             given = ", ".join(f"{o.name}: {self.describe(o)}" for o in node.all_input_nodes)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SurgeryError(f"{called(node, self.module)} cannot be called on ({given}), which "
-                               f"{origin.name!r} would have it do: {reason}") from error
+                               f"{origin.name!r} would have it do: {reason(error)}") from error
 
     @contextmanager
     def shapes_only(self, asked: list[Any] | None = None) -> Iterator[None]:

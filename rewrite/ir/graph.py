@@ -19,6 +19,7 @@ from rewrite.ir.methods import Editing, Selecting
 from rewrite.ir.nested import Place, unnested
 from rewrite.ir.size_text import unmet
 from rewrite.ir.values import attribute
+from rewrite.world import is_out_of_memory, turned, words
 
 if TYPE_CHECKING:
     from rewrite.rules.engine import At, Rule
@@ -318,22 +319,26 @@ def in_order(graph: Graph, args: tuple[Any, ...]) -> dict[str, Any]:
 
 @contextmanager
 def told(graph: Graph, given: Mapping[str, Any]) -> Iterator[None]:
-    """What operators raise about inputs that look right is an `InputError`."""
+    """What operators, and functions that were put in, raise about inputs is an `InputError`."""
     try:
-        yield
-    except (RuntimeError, IndexError) as error:
+        with turned(InputError, str):
+            yield
+    except InputError as error:
+        cause = error.__cause__
+        if cause is None:
+            raise  # it says all
         if changed := _changed(graph._weights):
-            raise InputError(f"{graph.name}: {changed}") from error
+            raise InputError(f"{graph.name}: {changed}") from cause
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
-        if isinstance(error, IndexError) or "out of bounds" in str(error):
-            raise InputError(f"{graph.name} fails on {shapes}: {error}; an input holds a number "
-                             "for which a table of the model has no row, or is longer than "
-                             "its table of positions") from error
-        if any(value.numel() == 0 for value in tensors.values()):
-            raise InputError(f"{graph.name} fails on {shapes}: {error}; an input is empty, which "
-                             "the model cannot read: give at least one of each") from error
-        raise
+        why = ""
+        if isinstance(cause, IndexError) or "out of bounds" in words(cause):
+            why = ("; an input holds a number for which a table of the model has no row, or is "
+                   "longer than its table of positions")
+        elif any(value.numel() == 0 for value in tensors.values()):
+            why = ("; an input is empty, which the model cannot read: give at least one of each")
+        name = "" if is_out_of_memory(cause) else f"{type(cause).__name__}: "
+        raise InputError(f"{graph.name} fails on {shapes}: {name}{error}{why}") from cause
 
 
 def _changed(weights: tuple[tuple[str, torch.dtype, Tensor], ...]) -> str | None:

@@ -14,6 +14,7 @@ a text means the name of a node, or a glob of names; dots and underscores are th
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,6 +39,8 @@ from rewrite.ir.selection import (
     names_of,
 )
 from rewrite.ir.sizes import named, size
+from rewrite.kinds import short
+from rewrite.world import calling, turned
 
 __all__ = [
     "Match", "ancestors_of", "as_match", "between", "descendants_of", "dtype", "everything",
@@ -51,10 +54,10 @@ def regex(pattern: str) -> Match:
 
     Raises `MatchError` if the expression cannot be read.
     """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise MatchError(f"regex({pattern!r}) cannot be read: {error}") from None
+    with turned(MatchError, lambda why: f"regex({short(pattern)}) cannot be read: {why}"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of what another version reads otherwise
+            re.compile(pattern)
     return Named("regex", pattern, names_of, _fits)
 
 
@@ -227,7 +230,8 @@ class Where(Match):
     label: str = ""
 
     def within(self, scope: Scope) -> Nodes:
-        return frozenset(node for node in scope.nodes if self.predicate(node))
+        with calling(f"the function of {self!r}", MatchError):
+            return frozenset(node for node in scope.nodes if self.predicate(node))
 
     def __repr__(self) -> str:
         return self.label or f"where({getattr(self.predicate, '__name__', self.predicate)})"

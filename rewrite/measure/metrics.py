@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from rewrite.errors import DataError, UnknownName, near
+from rewrite.world import calling
 
 from .axes import Position, described, shown
 from .batch import Batch
@@ -74,12 +75,15 @@ class Metric(ABC):
 
         Raises DataError if a label is missing, rows do not exist, or a value is not finite.
         """
-        return finite(self.name, self._effect(reference_output, hypothesis_output, batch), batch)
+        with calling(f"metric {self.name!r}", DataError):
+            effect = self._effect(reference_output, hypothesis_output, batch)
+            return finite(self.name, effect, batch)
 
     def score(self, output: object, batch: Batch) -> Float[Tensor, " batch"] | None:
         """How well one output does on its own, `[batch]`; None for a pure distance."""
-        score = self._score(output, batch)
-        return None if score is None else finite(self.name, score, batch)
+        with calling(f"the score of metric {self.name!r}", DataError):
+            score = self._score(output, batch)
+            return None if score is None else finite(self.name, score, batch)
 
     @property
     def per_token(self) -> bool:

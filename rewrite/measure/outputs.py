@@ -261,6 +261,11 @@ def finite(metric: str, values: object, batch: Batch) -> Float[Tensor, " batch"]
             f"metric {metric!r} must give one number per example, shape [{len(batch)}]; "
             f"found {list(values.shape)}"
         )
+    if values.is_complex() or values.layout != torch.strided or values.is_meta:
+        what = ("complex numbers" if values.is_complex() else "no values, it is on the meta device"
+                if values.is_meta else f"a layout of its own, {values.layout}")
+        raise DataError(f"metric {metric!r} must return an ordinary tensor of numbers; the one "
+                        f"found has {what}")
     bad = ~torch.isfinite(values.detach())
     if bool(bad.any()):
         raise DataError(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rewrite.errors import DataError
+from rewrite.kinds import LARGEST, short
+from rewrite.world import calling
 
 from .align import aligned
 
@@ -78,7 +80,14 @@ def token_ids(
 
 def _ids(tokenizer: Tokenizer, text: str, special: bool | None) -> list[int]:
     options = {} if special is None else {"add_special_tokens": special}
-    return [int(token) for token in tokenizer(text, **options)["input_ids"]]
+    with calling("the tokenizer", DataError):
+        found = list(tokenizer(text, **options)["input_ids"])
+        ids = [each if isinstance(each, str) else int(each) for each in found]
+        if odd := [each for each, token in zip(found, ids, strict=True) if isinstance(token, str)
+                   or token != each or not 0 <= token < LARGEST]:
+            raise DataError(f"a tokenizer gives whole numbers for a text, found {short(odd[0])} "
+                            f"for {short(text)}")
+        return [int(token) for token in ids]
 
 
 def check_lengths(

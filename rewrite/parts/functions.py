@@ -14,6 +14,7 @@ from rewrite.ir.edit import Edit, called
 from rewrite.ir.values import fake
 from rewrite.trace.cleanup import clean
 from rewrite.trace.functional import make_functional, mutates
+from rewrite.world import reason
 
 aten = torch.ops.aten
 
@@ -46,9 +47,8 @@ def trace(edit: Edit, node: fx.Node) -> fx.GraphModule:
                 made = make_fx(attempt, tracing_mode="real", pre_dispatch=True,
                                _allow_non_fake_inputs=True)(*values)
         except Exception as error:  # of the user's function: of any kind
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SurgeryError(
-                f"{what} cannot be written as operators: {reason}; it must be made of tensor "
+                f"{what} cannot be written as operators: {reason(error)}; it must be made of tensor "
                 "operators and not look at values: torch.where(condition, a, b), not if") from error
         _detach(made.graph)
         make_functional(made.graph)

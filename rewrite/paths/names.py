@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-SLICE = r"\[\s*(?:[+-]?\d+|[+-]?\d*\s*:\s*[+-]?\d*)\s*\]"
+_NUMBER = r"[+-]?\d{1,9}"
+SLICE = rf"\[\s*(?:{_NUMBER}|(?:{_NUMBER})?\s*:\s*(?:{_NUMBER})?)\s*\]"
 PIECE = rf"(?:[A-Za-z0-9_*]|(?!{SLICE})\[[^\]]*\]|\{{[^}}]*\}})+"
 ATOM = rf"{PIECE}(?:\.{PIECE})*"
 
@@ -18,7 +19,7 @@ WIDEST = 100_000  # numbers in one range: each is spelt out when the atom is com
 
 _BRACKET = re.compile(r"\[[^\]]*\]|\{[^}]*\}")
 _PART = re.compile(rf"{_BRACKET.pattern}|.")
-_RANGE = re.compile(r"\[([0-9]+)-([0-9]+)\]")
+_RANGE = re.compile(r"\[([0-9]{1,9})-([0-9]{1,9})\]")
 _LIST = re.compile(r"\{\w+(,\w+)*\}", re.ASCII)
 
 

@@ -15,6 +15,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
 
 from rewrite.errors import PathError
@@ -35,7 +37,9 @@ from rewrite.paths.pattern import (
     is_walk,
     joined,
 )
+from rewrite.world import DEEPEST
 
+MARKS = 20  # behind one item
 _PLACE = rf"@(?:[A-Za-z_]\w*|{SLICE})"
 _TOKEN = re.compile(rf"\s*(?:(?P<mark>->|\.\.\.|[()|&~?-])|(?P<window>{SLICE})"
                     rf"|(?P<name>{ATOM}(?:{_PLACE}(?:\.{PIECE}(?:{_PLACE})?)?)?))", re.ASCII)
@@ -115,6 +119,7 @@ class _Parser:
         self.text: str = text
         self.tokens: list[Token] = tokens(text)
         self.position: int = 0
+        self.depth: int = 0
         self.algebra: list[Token] = []  # the & - ~ read so far, to point at one inside a chain
 
     @property
@@ -131,6 +136,16 @@ class _Parser:
 
     def fail(self, what: str, token: Token, instead: str) -> NoReturn:
         _fail(self.text, what, token, instead)
+
+    @contextmanager
+    def inside(self, token: Token) -> Iterator[None]:
+        """What is read in the block stands inside of brackets, or behind a `~`."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.fail(f"more than {DEEPEST} of ( and ~ are inside of each other", token,
+                      "join patterns by | and & without brackets, or in Python: rw.paths(a) | b")
+        yield
+        self.depth -= 1
 
     def whole(self) -> Pattern:
         if self.next.kind == "end":
@@ -170,7 +185,8 @@ class _Parser:
         if not (mark := self.take("~")):
             return self.chain()
         self.algebra.append(mark)
-        body = self.side() if self.next.kind == "~" else self.item()
+        with self.inside(mark):
+            body = self.side() if self.next.kind == "~" else self.item()
         if self.next.kind == "->":
             self.fail_algebra(mark)
         return complement(body)
@@ -186,8 +202,11 @@ class _Parser:
 
     def item(self) -> Pattern:
         before = len(self.algebra)
-        item = self.bare_item()
+        item, marks = self.bare_item(), 0
         while mark := self.take("?", "*", "window"):
+            marks += 1
+            if marks > MARKS:
+                self.fail(f"more than {MARKS} marks behind one item", mark, "once is enough")
             if not is_walk(item):
                 self.fail_algebra(self.algebra[before])
             if mark.kind == "window":
@@ -225,7 +244,8 @@ class _Parser:
         if self.take("..."):
             return Dots()
         if self.take("("):
-            pattern = self.set()
+            with self.inside(token):
+                pattern = self.set()
             if self.next.kind not in (")", "end"):
                 self.fail_behind(self.next)
             if not self.take(")"):

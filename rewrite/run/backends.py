@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
 from rewrite.errors import BackendError, DataError, near
+from rewrite.run.execute import Progress
+from rewrite.run.pieces import Say
 from rewrite.run.remote import Ray
-from rewrite.run.task import Backend, Local
+from rewrite.run.task import Backend, Found, Local, Task
+from rewrite.world import calling
 
 BACKENDS = ("local", "ray")
 
 
 def backend_of(backend: str | Backend, workers: int | None, address: str | None) -> Backend:
-    """A backend by its name, with its options; one of your own stays as it is.
+    """A backend by its name, with its options; what one of your own gives is checked.
 
     >>> backend_of("ray", 2, None)
     Ray(workers=2, address=None)
@@ -28,4 +36,31 @@ def backend_of(backend: str | Backend, workers: int | None, address: str | None)
         return Local()
     if isinstance(backend, str):
         raise BackendError(f"there is no backend {backend!r}; {near(backend, BACKENDS)}")
-    return backend
+    return Own(backend)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A backend of the user: each row once, a number for each example, and errors of ours."""
+
+    backend: Backend
+
+    def run(
+        self, task: Task, numbers: Sequence[int], progress: Progress | None, say: Say
+    ) -> Iterator[Found]:
+        """What the backend measures."""
+        left, n = set(numbers), len(task.pairs)
+        with calling("the backend", BackendError):
+            for found in self.backend.run(task, numbers, progress, say):
+                shape = (len(found.numbers), n)
+                if not left.issuperset(found.numbers) or len(set(found.numbers)) < shape[0]:
+                    raise BackendError(f"the backend gave the rows {found.numbers}, and each row "
+                                       "that is asked for is given once")
+                for values in (found.effects, found.changes):
+                    if np.shape(values) != shape:
+                        raise BackendError(f"the backend gave numbers {np.shape(values)}, and "
+                                           f"[rows, examples] are {shape}")
+                left -= set(found.numbers)
+                yield found
+        if left:
+            raise BackendError(f"the backend left {len(left)} of {len(numbers)} rows out")

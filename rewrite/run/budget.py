@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewrite.errors import DataError
 from rewrite.expand import Expansion
+from rewrite.kinds import short
 from rewrite.symbolic.cost import measured, where
 
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -33,10 +34,10 @@ def as_bytes(budget: Budget, device: torch.device) -> int:
     unit = next((u for u in UNITS if found and u.lower() == found[2].lower()), None)
     try:
         size = int(float(found[1]) * UNITS[unit]) if found and unit is not None else 0
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or one without end
         size = 0
     if size < 1:
-        raise DataError(f"a budget is a number of bytes or a text such as '2GB', found {budget!r}")
+        raise DataError(f"a budget is a number of bytes or a text such as '2GB', found {short(budget)}")
     return size
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from rewrite.errors import DataError, HypothesisError
+from rewrite.errors import DataError, HypothesisError, RewriteError
 from rewrite.expand import Expansion, Hypothesis, expand
 from rewrite.ir.values import devices
 from rewrite.measure import Metric, Pairs
@@ -16,6 +16,7 @@ from rewrite.run.budget import Budget, as_bytes, in_words, predicted
 from rewrite.run.compiled import Compile, check_mode, compiled
 from rewrite.run.execute import GROUP, METRIC, Measured, Progress, run_over
 from rewrite.run.view import View
+from rewrite.world import is_out_of_memory
 
 Say = Callable[[str], None]
 FEW = 8  # so few hypotheses are run without asking first, unless a budget is given
@@ -80,9 +81,12 @@ class Pieces:
                 found = run_over(compiled(expansion, self.compile), self.pairs, self.metric,
                                  self.view, self.batch_size,
                                  _within(progress, piece, n, count), self._group)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error) or len(piece) == self.batch_size == 1:
+            except (RuntimeError, MemoryError, RewriteError) as error:
+                if not is_out_of_memory(error):
                     raise
+                if len(piece) == self.batch_size == 1:
+                    raise DataError("one hypothesis on one example ran out of memory: give shorter "
+                                    "examples, or a device with more") from error
                 size = self.chunk = self._halve(len(piece))
                 continue
             yield piece, found
@@ -158,10 +162,3 @@ def _within(progress: Progress | None, piece: range, n: int, count: int) -> Prog
     if progress is None:
         return None
     return lambda done, _: progress(piece.start * n + len(piece) * done, count * n)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocator gave up: of the gpu by type, of the cpu by its words."""
-    words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or (
-        "can't allocate memory" in words)

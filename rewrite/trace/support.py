@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rewrite.errors import TraceError
+from rewrite.world import words
 
 
 def check_supported(model: nn.Module) -> None:
@@ -115,14 +116,15 @@ def remedy(model: nn.Module, error: Exception) -> str:
 
 def _of_weights(error: Exception) -> bool:
     """Whether an error may come from the type or packing of weights."""
-    words = ("expected mat", "dtype", "scalar type", "float32", "not implemented for", "int8",
+    marks = ("expected mat", "dtype", "scalar type", "float32", "not implemented for", "int8",
              "quantized", "subclass")
-    return any(word in str(error).lower() for word in words)
+    said = words(error).lower()
+    return any(mark in said for mark in marks)
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error that says something, with the error's type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in words(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
 

@@ -25,6 +25,7 @@ from rewrite.trace.parity import certificate_of, compare
 from rewrite.trace.state import kept
 from rewrite.trace.support import check_supported
 from rewrite.turn import alone
+from rewrite.world import safe
 
 SHOWN = 8
 LATER = "weights bound by name, from no model that they could be compared with"
@@ -63,7 +64,8 @@ def is_whole(graph: Graph) -> bool:
 def _finder(weights: nn.Module | Mapping[str, Tensor]) -> Callable[[str], Any]:
     if isinstance(weights, Mapping):
         names = plain_paths(weights)
-        return lambda name: weights.get(names.get(name, name))
+        return safe(lambda name: weights.get(names.get(name, name)), "the dict of weights",
+                    TraceError)
 
     def find(name: str) -> Any:
         try:

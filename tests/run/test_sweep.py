@@ -313,8 +313,8 @@ def test_other_errors_and_hopeless_ones_are_raised(monkeypatch: pytest.MonkeyPat
         raise RuntimeError(words)
 
     monkeypatch.setattr(pieces, "run_over", failing)
-    for words in ("another error", "out of memory"):
-        with pytest.raises(RuntimeError, match=words):
+    for words, kind in (("another error", RuntimeError), ("out of memory", DataError)):
+        with pytest.raises(kind, match=words):
             rw.sweep(parts_of("gpt2"), "a0.h*", "m1", **OPTIONS)
 
 
