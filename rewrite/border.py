@@ -3,7 +3,8 @@
 `rewrite/__init__.py` sets it up once, round the public functions and the methods of public
 classes.  The functions themselves stay as they are, and within the package they are called
 directly.  What a function raises is what the caller sees, but for the one error that has no place
-of its own: something is nested so deeply that Python gives up.  Functions that are told something
+of its own: something is nested so deeply that Python gives up.  A default device without values
+is no device to measure on.  Functions that are told something
 (`progress`, `say`) are called behind the border too: what they raise is an error of ours.
 """
 
@@ -18,8 +19,11 @@ import types
 import typing
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
+
+import torch
 
 from rewrite.errors import ArgumentError, near
 from rewrite.kinds import Kind, kind_of, short
@@ -109,6 +113,17 @@ class Border:
             if (name not in named and not self.others[0]) or (kind and not kind.holds(value)):
                 return True
         return any(name not in given and name not in order[: len(args)] for name in self.needed)
+
+    def called(
+        self, function: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
+    ) -> Any:
+        """What the function returns, behind the border."""
+        try:
+            with real():
+                return function(*args, **self.heard(given))
+        except RecursionError as error:
+            raise ArgumentError(f"{self.call}: what it is given is nested too deeply, or holds "
+                                "itself") from error
 
     @cached_property
     def listeners(self) -> frozenset[str]:
@@ -224,16 +239,20 @@ def checked(function: Any, call: str, owner: type | None = None, bound: bool = F
     def guarded(*args: Any, **given: Any) -> Any:
         if border.wrong(args[bound:], given):
             raise refused(border.complaint(args[bound:], given))
-        try:
-            return function(*args, **border.heard(given))
-        except RecursionError as error:
-            raise refused(f"{call}: what it is given is nested too deeply, or holds itself"
-                          ) from error
+        return border.called(function, args, given)
 
     # With the names of its own module, doctests find it there.
     made = types.FunctionType(guarded.__code__, function.__globals__, function.__name__,
                               None, guarded.__closure__)
     return functools.update_wrapper(made, function)
+
+
+def real() -> AbstractContextManager[Any]:
+    """New tensors have values, also where the default device is the one that has none.
+
+    Models may be made there, without weights; what is measured of them is not.
+    """
+    return torch.device("cpu") if torch.empty(0).is_meta else nullcontext()
 
 
 def guard(space: Any, names: Iterable[str], prefix: str) -> None:
@@ -253,13 +272,13 @@ def _guard_class(thing: type, name: str) -> None:
         if not base.__module__.startswith("rewrite."):
             continue
         for key, member in list(vars(base).items()):
-            if key != "__init__" and key.startswith("_"):
+            if key not in ("__init__", "__call__") and key.startswith("_"):
                 continue
             inner = getattr(member, "__func__", member)
             if not isinstance(inner, types.FunctionType) or "__guarded__" in vars(inner):
                 continue
             static = isinstance(member, staticmethod)
-            call = name if key == "__init__" else (
+            call = name if key == "__init__" else value if key == "__call__" else (
                 f"{value}.{key}" if inner is member else f"{name}.{key}")
             made = checked(inner, call, base, bound=not static)
             made.__guarded__ = True
