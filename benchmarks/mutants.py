@@ -1,6 +1,6 @@
-"""Damaged files: how many are refused, read, or raise what is no error of this package.
+"""Damaged files and texts: how many are refused, read, or raise what is no error of ours.
 
-    python -m benchmarks.mutants --count 10000
+    python -m benchmarks.mutants --count 10000 --texts 100000
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from types import FrameType
 import torch
 import transformers
 
+from rewrite.errors import RewriteError
 from rewrite.world import is_out_of_memory
 from tests.fuzz.formats import FORMATS, Bench
+from tests.fuzz.texts import READERS, texts
 
 SECONDS = 20
 MOST = 12 * 2**30  # bytes
@@ -37,6 +39,7 @@ def main() -> None:
     """Print one line for each format, and each raw error once."""
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--count", type=int, default=10_000)
+    ask.add_argument("--texts", type=int, default=100_000)
     ask.add_argument("--formats", nargs="*", default=list(FORMATS))
     ask.add_argument("--seed", type=int, default=0)
     given = ask.parse_args()
@@ -77,6 +80,26 @@ def main() -> None:
                     key = f"{name}: {type(error).__name__}{place}" if error else (
                         f"{name}: says {found.told.split(' is ')[0][:60]}")
                     seen.setdefault(key, f"number {number}: {found.told} {str(error)[:150]}")
+        took = time.perf_counter() - start
+        print(f"{name:24}" + "".join(f"{count[kind]:9}" for kind in kinds) + f"{took:9.1f}",
+              flush=True)
+    for name, reader in READERS.items():
+        count, start = Counter[str](), time.perf_counter()
+        for text in texts(name, given.texts // len(READERS) // reader.share, given.seed):
+            signal.alarm(SECONDS)
+            try:
+                reader.read(text)
+                count["read"] += 1
+            except RewriteError:
+                count["refused"] += 1
+            except Hung:
+                count["hung"] += 1
+                seen.setdefault(f"{name}: hung", repr(text[:200]))
+            except Exception as error:
+                count["raw"] += 1
+                seen.setdefault(f"{name}: {type(error).__name__}", repr(text[:200]))
+            finally:
+                signal.alarm(0)
         took = time.perf_counter() - start
         print(f"{name:24}" + "".join(f"{count[kind]:9}" for kind in kinds) + f"{took:9.1f}",
               flush=True)

@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO
 
 from rewrite.disk import replacement
 from rewrite.errors import FileError
+from rewrite.world import check_is_file, reading
 
 LABEL = b"sha256:"
 END = b"PK\x05\x06"  # what the end of a zip file begins with, and its length without the comment
@@ -73,14 +74,13 @@ def write_archive(path: Path, members: Mapping[str, Writer]) -> Path:
 @contextmanager
 def read_archive(path: Path, members: tuple[str, ...]) -> Iterator[zipfile.ZipFile]:
     """An archive with exactly these members, whose checksum is right; `FileError` if it is not."""
-    try:
+    with reading(path):
+        check_is_file(path)
         with path.open("rb") as file:
             _check(file, path)
             with zipfile.ZipFile(file) as archive:
                 _look(archive, members, path)
                 yield archive
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise FileError(f"{path} cannot be read: {error}") from error
 
 
 def _check(file: BinaryIO, path: Path) -> None:

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, fx
@@ -33,6 +32,7 @@ from rewrite.ir.values import attribute
 from rewrite.parts.operators import written_out
 from rewrite.trace.cleanup import clean
 from rewrite.turn import alone
+from rewrite.world import check_is_file, reading
 
 EXTRA = "rewrite.json"
 KEPT = ("module", "component", "part", "own", "added")  # what nodes say of themselves
@@ -94,11 +94,14 @@ def load_trusted(path: str | Path) -> Graph | torch.nn.Module:
     path = Path(path)
     if path.suffix != ".pt2":
         raise FileError(f"{path.name!r} is no .pt2: other files are read by rw.load")
+    with reading(path):
+        check_is_file(path)
+        return _trusted(path)
+
+
+def _trusted(path: Path) -> Graph | torch.nn.Module:
     extra = {EXTRA: ""}
-    try:
-        program = torch.export.load(path, extra_files=extra)
-    except (OSError, RuntimeError, ValueError, BadZipFile) as error:
-        raise FileError(f"{path} cannot be read as an exported module: {error}") from error
+    program = torch.export.load(path, extra_files=extra)
     if not extra[EXTRA]:
         return program.module()
     note = json.loads(extra[EXTRA])

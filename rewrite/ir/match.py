@@ -54,10 +54,10 @@ def regex(pattern: str) -> Match:
 
     Raises `MatchError` if the expression cannot be read.
     """
-    with turned(MatchError, lambda why: f"regex({short(pattern)}) cannot be read: {why}"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of what another version reads otherwise
-            re.compile(pattern)
+    with (turned(MatchError, lambda why: f"regex({short(pattern)}) cannot be read: {why}"),
+          warnings.catch_warnings()):
+        warnings.simplefilter("error")  # of what another version reads otherwise
+        re.compile(pattern)
     return Named("regex", pattern, names_of, _fits)
 
 

@@ -48,8 +48,9 @@ def trace(edit: Edit, node: fx.Node) -> fx.GraphModule:
                                _allow_non_fake_inputs=True)(*values)
         except Exception as error:  # of the user's function: of any kind
             raise SurgeryError(
-                f"{what} cannot be written as operators: {reason(error)}; it must be made of tensor "
-                "operators and not look at values: torch.where(condition, a, b), not if") from error
+                f"{what} cannot be written as operators: {reason(error)}; it must be made of "
+                "tensor operators and not look at values: torch.where(condition, a, b), not if"
+            ) from error
         _detach(made.graph)
         make_functional(made.graph)
         if not mutates(made.graph):

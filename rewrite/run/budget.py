@@ -37,7 +37,8 @@ def as_bytes(budget: Budget, device: torch.device) -> int:
     except (ValueError, OverflowError):  # no number, or one without end
         size = 0
     if size < 1:
-        raise DataError(f"a budget is a number of bytes or a text such as '2GB', found {short(budget)}")
+        raise DataError("a budget is a number of bytes or a text such as '2GB', found "
+                        f"{short(budget)}")
     return size
 
 

@@ -7,10 +7,11 @@ import random
 import shutil
 import tomllib
 import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import rewrite as rw
 from rewrite.discover.log import read_log
 from rewrite.errors import RewriteError
 from rewrite.files import read_experiment
+from rewrite.files.archive import write_archive
+from rewrite.files.graphs import MEMBERS
 from rewrite.run.record import record_at
 from rewrite.trace import load as load_model
+from rewrite.world import text_of
 from tests.fuzz import mutants
 from tests.zoo import tiny, tokens, traced
 
@@ -146,11 +150,7 @@ def _text(folder: Path) -> Path:
 
 def read_text(path: Path) -> Any:
     """A text form: a file of it is read by the user."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RewriteError from error
-    return rw.from_text(text, tiny("gpt2"))
+    return rw.from_text(text_of(path), tiny("gpt2"))
 
 
 def _resumed(path: Path) -> Any:
@@ -198,6 +198,26 @@ def _header(data: bytes) -> Any:
 
 
 
+def _unpacked(folder: Path) -> Path:
+    with zipfile.ZipFile(rw.save(traced("gpt2").graph, folder / "g.graph")) as archive:
+        archive.extractall(folder)
+    (folder / "g.graph").unlink()
+    return folder
+
+
+def _sealed(folder: Path) -> Any:
+    """A graph whose checksum is right, of members that are damaged."""
+    members = {name: (folder / name).read_bytes() for name in MEMBERS if (folder / name).is_file()
+               and (folder / name).stat().st_size < 2**30}
+    write_archive(folder / "g.graph", {
+        name: partial(_write, data) for name, data in members.items()})
+    return rw.load(folder / "g.graph")
+
+
+def _write(data: bytes, file: Any) -> None:
+    file.write(data)
+
+
 FORMATS: dict[str, Format] = {each.name: each for each in (
     Format("pairs", lambda f: rw.save(pairs(), f / "pairs.json"), rw.load, "pairs.json",
            json.loads, says=lambda found: {"kind": "pairs"} | found.to_dict()),
@@ -222,6 +242,9 @@ FORMATS: dict[str, Format] = {each.name: each for each in (
     Format("index of safetensors", lambda f: _folder(f, max_shard_size="8KB"), load_model,
            "model/model.safetensors.index.json", json.loads),
     Format("GGUF", _gguf, load_model, "tiny.gguf"),
+    Format("graph", lambda f: rw.save(traced("gpt2").graph, f / "g.graph"), rw.load, "g.graph"),
+    *(Format(f"graph, {member}", _unpacked, _sealed, member, parse)
+      for member, parse in zip(MEMBERS, (None, json.loads, None), strict=True)),
     Format("text form", _text, read_text, "graph.txt"),
 )}
 
@@ -296,6 +319,14 @@ class Bench:
         self._good = good
         self.data = (good / each.damage).read_bytes()
         self._count = 0
+
+    def good(self) -> Outcome:
+        """The outcome of the file as it was written."""
+        path = self._fresh()
+        tree = self.format.parse(self.data) if self.format.parse else None
+        found = outcome(self.format, path / self._path, tree)
+        shutil.rmtree(path)
+        return found
 
     def mutant(self, draw: random.Random) -> Outcome:
         """The outcome of one mutant."""

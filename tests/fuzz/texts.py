@@ -81,7 +81,7 @@ READERS: dict[str, Reader] = {
     "examples of rules": Reader(
         lambda text: rw.rule("new", "silu(x) = x * sigmoid(x)", examples=text),
         ("x: b s d", "x: 2 3"), 20),
-    "text form": Reader(lambda text: rw.from_text(text, tiny("gpt2")), (), 200),
+    "text form": Reader(lambda text: rw.from_text(text, tiny("gpt2")), (), 400),
 }
 
 
@@ -108,5 +108,6 @@ def _damaged(text: str, draw: random.Random) -> str:
             case 3:
                 text = text[:at] + text[at - draw.randrange(0, 6):at] * 2 + text[at:]
             case _:
-                text = text[:at] + chr(draw.choice((0, 9, 32, 40, 45, 64, 91, 255, 955))) + text[at:]
+                letter = chr(draw.choice((0, 9, 32, 40, 45, 64, 91, 255, 955)))
+                text = text[:at] + letter + text[at:]
     return text
