@@ -32,7 +32,7 @@ from rewrite.ir.values import attribute
 from rewrite.parts.operators import written_out
 from rewrite.trace.cleanup import clean
 from rewrite.turn import alone
-from rewrite.world import check_is_file, reading
+from rewrite.world import check_is_file, turned
 
 EXTRA = "rewrite.json"
 KEPT = ("module", "component", "part", "own", "added")  # what nodes say of themselves
@@ -94,8 +94,8 @@ def load_trusted(path: str | Path) -> Graph | torch.nn.Module:
     path = Path(path)
     if path.suffix != ".pt2":
         raise FileError(f"{path.name!r} is no .pt2: other files are read by rw.load")
-    with reading(path):
-        check_is_file(path)
+    check_is_file(path)
+    with turned(FileError, lambda why: f"{path} cannot be read as an exported module: {why}"):
         return _trusted(path)
 
 

@@ -39,7 +39,6 @@ from rewrite.ir.selection import (
     names_of,
 )
 from rewrite.ir.sizes import named, size
-from rewrite.kinds import short
 from rewrite.world import calling, turned
 
 __all__ = [
@@ -54,7 +53,7 @@ def regex(pattern: str) -> Match:
 
     Raises `MatchError` if the expression cannot be read.
     """
-    with (turned(MatchError, lambda why: f"regex({short(pattern)}) cannot be read: {why}"),
+    with (turned(MatchError, lambda why: f"regex({pattern[:80]!r}) cannot be read: {why}"),
           warnings.catch_warnings()):
         warnings.simplefilter("error")  # of what another version reads otherwise
         re.compile(pattern)
