@@ -168,8 +168,9 @@ class Frozen:
 
     def holding(self, weights: set[int]) -> list[Call]:
         """The frozen calls of modules that hold some of the matrices, by identity."""
-        found = {name for name, module in matrices(self.model).items()
-                 if any(id(p) in weights for p in module.parameters(recurse=False))}
+        found = {name for name, module in matrices(self.model).items() if any(
+            id(p) in weights and "." not in path.partition("parametrizations.weight.")[0]
+            for path, p in module.named_parameters())}
         return [call for call in self.frozen if call[0] in found]
 
     def outputs(self, change: Mapping[Call, Any]) -> list[Tensor]:
