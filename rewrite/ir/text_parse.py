@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,6 +17,8 @@ WORD = r"[A-Za-z_]\w*(?:(?:\.|::)\w+)*"
 NUMBER = r"-?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf)|nan"
 COMPLEX = rf"\((?:{NUMBER})[+-](?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf|nan)j\)"
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+ESCAPED = (r"(?:[^\\]|\\(?:['\"\\abfnrtv0]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|"
+           r"U[0-9a-fA-F]{8}))*")  # as Python writes strings
 CONSTANTS = {"None": None, "True": True, "False": False, "inf": float("inf"),
              "nan": float("nan")}
 KINDS = {name: value for name, value in vars(torch).items()
@@ -76,10 +77,10 @@ class Line:
     def unquoted(self, text: str) -> str:
         """What stands between quotes, which have just been read."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a backslash in front of other letters
-                return ast.literal_eval(text)
-        except (ValueError, SyntaxError, Warning) as error:
+            if not re.fullmatch(ESCAPED, text[1:-1]):
+                raise ValueError("a backslash stands in front of another letter")
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
             self.fail(f"expected a string, found {text[:40]}: {error}", self.at - len(text),
                       len(text))
 
