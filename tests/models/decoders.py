@@ -371,7 +371,9 @@ DECODERS: tuple[Family, ...] = (
            KV | {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"],
            "n_mamba_heads": 8, "mamba_ngroups": 2, "mamba_d_state": 4, "chunk_size": 8,
            "num_key_value_heads": 4, "use_shared_attention_adapter": True, "adapter_rank": 4,
-           "use_mem_rope": True, "use_mamba_kernels": False}, heads=attending, blocks=mixers),
+           "use_mem_rope": True, "use_mamba_kernels": False}, heads=attending,
+           # a mixer in each layer, in some behind an attention and an MLP that they share
+           blocks=lambda c: c.num_hidden_layers + c.layer_types.count("hybrid")),
     Family("lfm2", "Lfm2ForCausalLM", "Lfm2Config", KV | {"block_auto_adjust_ff_dim": False,
            "layer_types": ["conv", "full_attention"]}, heads=attending, blocks=mixers),
     Family("recurrent_gemma", "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig",
