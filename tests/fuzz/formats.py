@@ -228,7 +228,7 @@ FORMATS: dict[str, Format] = {each.name: each for each in (
     Format("sweep", _sweep, rw.load, "sweep.json", json.loads,
            says=lambda found: {"kind": "sweep"} | found.to_dict()),
     Format("log", _log, lambda path: rw.load(path, parts()), "log.json", json.loads,
-           says=lambda found: found.to_dict()),
+           says=lambda found: {k: v for k, v in found.to_dict().items() if k != "model"}),
     Format("rows of a sweep", _rows_and_identity, _resumed, "rows.jsonl", _lines, _as_lines),
     Format("rows of a log", _log_and_identity, _log_rows, "log.json", json.loads),
     Format("experiment", _experiment, lambda path: (rw.load(path, parts()),
