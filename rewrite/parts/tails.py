@@ -78,7 +78,8 @@ def _opened(
 
 def _rows(component: Component, rows: str) -> Indices | None:
     """Rows of what a component writes, as indices; None for all, and where there are none."""
-    assert component.region is not None
+    if component.region is None:  # an output that is a value of the stream
+        return None
     sizes = shape(component.region.output)
     if rows == "all" or len(sizes) < 3 or not isinstance(sizes[1], sympy.Symbol):
         return None

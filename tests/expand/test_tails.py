@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import rewrite as rw
 from rewrite.expand.tails import tails_of
-from tests.zoo import tokens, traced
+from tests.zoo import tokens, trace, traced
 
 BATCH, LENGTH, WIDTH, VOCABULARY = 3, 8, 32, 97  # of the tiny models
 
@@ -181,3 +181,36 @@ def test_outputs_at_all_positions_are_complete() -> None:
         assert value.logits.shape == (BATCH, LENGTH, VOCABULARY)
         torch.testing.assert_close(value.logits[:, :7], plain.logits[:, :7], rtol=1e-9, atol=1e-9)
     assert all(len(tree_leaves(v)) for v in found)
+
+
+class ReturnsStream(nn.Module):
+    """Logits, and the streams in front of the MLP and behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 8), nn.Linear(8, 5)
+        self.mlp = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.embed(ids)
+        y = x + self.mlp(x)
+        return self.out(y), x, y
+
+
+def test_outputs_that_are_the_stream() -> None:
+    torch.manual_seed(0)
+    model = ReturnsStream().double().eval()
+    clean, corrupt = torch.randint(0, 9, (2, BATCH, LENGTH))
+    parts = trace(model, {"ids": clean}).components()
+    exp = rw.expand([rw.Hypothesis(parts, {"clean": paths}, "corrupt")
+                     for paths in ("~(...)", "output1@[-1] | m0@[2]")])
+    with torch.no_grad():
+        theirs, written = model.embed(clean), model.mlp(model.embed(clean))
+        x = model.embed(corrupt)
+        x[:, -1] = theirs[:, -1]
+        m = model.mlp(x)
+        m[:, 2] = written[:, 2]
+        for found in (exp.run(clean={"ids": clean}, corrupt={"ids": corrupt}),
+                      exp(clean={"ids": clean}, corrupt={"ids": corrupt})):
+            for one, wanted in zip(found[1], (model.out(x + m), x, x + m), strict=True):
+                torch.testing.assert_close(one, wanted, rtol=1e-10, atol=1e-10)
