@@ -119,7 +119,8 @@ DECODERS: tuple[Family, ...] = (
     Family("ctrl", "CTRLLMHeadModel", "CTRLConfig", GPT | {"dff": 48}),
     Family("xlnet", "XLNetLMHeadModel", "XLNetConfig",
            TEXT | {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}, known={
-               "direct": "the module of attention adds the stream itself, so hooks freeze both"}),
+               "direct": "the module that holds the matrices adds the stream itself, so the "
+                         "oracle freezes both; frozen in front of that sum, the edges agree"}),
     Family("bloom", "BloomForCausalLM", "BloomConfig",
            TEXT | {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     Family("mpt", "MptForCausalLM", "MptConfig", TEXT | {"d_model": 32, "n_heads": 4, "n_layers": 2,

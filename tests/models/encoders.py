@@ -75,7 +75,8 @@ ENCODERS: tuple[Family, ...] = (
     masked("nystromformer", "Nystromformer", BASE | {"conv_kernel_size": 5}),
     masked("funnel", "Funnel", FUNNEL, heads=funnel_heads, fixed=True,
            blocks=lambda c: sum(c.block_sizes) + c.num_decoder_layers, known={
-               "direct": "the module of attention adds the stream itself, so hooks freeze both"}),
+               "direct": "the module that holds the matrices adds the stream itself, so the "
+                         "oracle freezes both; frozen in front of that sum, the edges agree"}),
     masked("mpnet", "MPNet"),
     masked("rembert", "RemBert", BASE | {"input_embedding_size": 16, "output_embedding_size": 24}),
     masked("roformer", "RoFormer", BASE | {"embedding_size": 16}),
