@@ -97,6 +97,11 @@ def mixed(config: Any) -> int:
     return 2 * config.num_hidden_layers
 
 
+def behind_shared(config: Any) -> int:
+    """A mixer in each layer, in some behind an attention and an MLP that these layers share."""
+    return config.num_hidden_layers + config.layer_types.count("hybrid")
+
+
 def listed(config: Any) -> int:
     """Heads of a stack that lists them by layer."""
     return sum(config.num_attention_heads_per_layer)
@@ -373,8 +378,7 @@ DECODERS: tuple[Family, ...] = (
            "n_mamba_heads": 8, "mamba_ngroups": 2, "mamba_d_state": 4, "chunk_size": 8,
            "num_key_value_heads": 4, "use_shared_attention_adapter": True, "adapter_rank": 4,
            "use_mem_rope": True, "use_mamba_kernels": False}, heads=attending,
-           # a mixer in each layer, in some behind an attention and an MLP that they share
-           blocks=lambda c: c.num_hidden_layers + c.layer_types.count("hybrid")),
+           blocks=behind_shared),
     Family("lfm2", "Lfm2ForCausalLM", "Lfm2Config", KV | {"block_auto_adjust_ff_dim": False,
            "layer_types": ["conv", "full_attention"]}, heads=attending, blocks=mixers),
     Family("recurrent_gemma", "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig",
@@ -401,8 +405,7 @@ DECODERS: tuple[Family, ...] = (
     Family("zamba", "ZambaForCausalLM", "ZambaConfig", KV | MAMBA1 | {"num_hidden_layers": 3,
            "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "n_mamba_heads": 2,
            "num_key_value_heads": 4}, heads=attending,
-           # a mixer in each layer, in some behind an attention and an MLP that they share
-           blocks=lambda c: c.num_hidden_layers + c.layer_types.count("hybrid")),
+           blocks=behind_shared),
     Family("lfm2_moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", KV | EXPERTS | {"num_dense_layers": 1,
            "layer_types": ["conv", "full_attention"]}, heads=attending, blocks=mixers),
     Family("lfm3", "Lfm3ForCausalLM", "Lfm3Config",
