@@ -69,13 +69,17 @@ def refine(
     by_name = generators(candidates)
     session = _Session(hypothesis, train, test, metric, tolerance, by, by_name, options,
                        None if file is None else Path(file))
-    if file is None:
+    try:
+        session.identity = {
+            **identity(hypothesis.parts, pairs, metric), "start": str(important(hypothesis)),
+            "run": next(iter(hypothesis.runs)), "default": hypothesis.default,
+            "tolerance": tolerance, "holdout": holdout, "seed": seed,
+            "candidates": list(by_name), "code of the candidates": _code(by_name), "by": by}
+    except DataError:
+        if file is not None:
+            raise
+    if file is None:  # of what has an identity, what `rw.save` writes can be gone on from
         return _refined(session, steps, goal)
-    session.identity = {
-        **identity(hypothesis.parts, pairs, metric), "start": str(important(hypothesis)),
-        "run": next(iter(hypothesis.runs)), "default": hypothesis.default,
-        "tolerance": tolerance, "holdout": holdout, "seed": seed, "candidates": list(by_name),
-        "code of the candidates": _code(by_name), "by": by}
     with lock(file) as unlocked:
         if unlocked:
             session.notes[unlocked] = None

@@ -144,7 +144,7 @@ def test_a_session_goes_on_from_its_file(log: Refined, tmp_path: Path) -> None:
     whole = data["rows"][0]
     for rows, says in (
         ([{k: v for k, v in whole.items() if k != "tried"}], "another version.*tried"),
-        ([{"step": 0}], "has no 'kind'"), (3, "another version wrote, or that was edited"),
+        ([{"step": 0}], "has no 'kind'"), (3, "by another version, or edited"),
         ([whole | {"important": "m0 ->"}], "another version.*m0 ->"), ([None], "another version"),
     ):
         file.write_text(json.dumps(data | {"rows": rows}))

@@ -91,7 +91,7 @@ def test_the_log_of_refining_round_trips(
         rw.load(file)
     with pytest.raises(FileError, match=r"a log of refining is saved as \.json"):
         rw.save(log, tmp_path / "log.toml")
-    with pytest.raises(FileError, match="another session: pairs was"):
+    with pytest.raises(FileError, match="another session: inputs was"):
         rw.refine(start, pairs.subset(slice(0, 4)), steps=2, file=file, **call)
 
 
