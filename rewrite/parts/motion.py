@@ -68,8 +68,8 @@ class PartsMotion(Motion):
                 return True
         regions = (c.region for c in self.parts.components.values() if c.heads)
         written = [region.output for region in regions if region is not None]
-        first, second = (self._values(written, along) for along in (None, 1))
-        return any(_moved(a, b, 1) for a, b in zip(first, second, strict=True))
+        found = self._moves(written, 1)
+        return not found or any(found)
 
     def mixes_examples(self) -> bool:
         """Whether the first axis is no batch, measured by changing the second half of its rows.
@@ -86,22 +86,43 @@ class PartsMotion(Motion):
         sources = [shape(node) for node in self.parts.cut.flow.sources]
         rows = {sympify(sizes[0]) for sizes in sources if sizes}
         written = [node for node in self.parts.cut.written if _has_rows(node, rows)]
-        try:
-            first, second = (self._values(written, along) for along in (None, 0))
-        except (RuntimeError, IndexError, InputError):  # ones are no inputs of this model
-            return False
-        return any(_moved(a, b, 0) for a, b in zip(first, second, strict=True))
+        return any(self._moves(written, 0))
 
-    def _values(self, written: list[fx.Node], along: int | None) -> list[Tensor]:
-        """What is written for ones, or for zeros in the second half of an axis."""
+    def _moves(self, written: list[fx.Node], along: int) -> list[bool]:
+        """Whether the first half of an axis sees the second, for each kind of mask that works.
+
+        What a mask means is not known: tokens may be seen where it is one, where it is zero, or
+        where it is their number.  A mask that hides all tokens tells nothing.
+        """
+        found: list[bool] = []
+        for told in (1, 0, None):
+            try:
+                first, second = (self._values(written, each, told) for each in (None, along))
+            except (RuntimeError, IndexError, InputError):  # these are no inputs of this model
+                continue
+            if not any(bool(value.isnan().any()) for value in (*first, *second)):
+                found.append(any(_moved(a, b, along) for a, b in zip(first, second, strict=True)))
+        return found
+
+    def _values(
+        self, written: list[fx.Node], along: int | None, told: int | None
+    ) -> list[Tensor]:
+        """What is written for ones, or for zeros in the second half of an axis.
+
+        All other inputs, such as masks, are `told`, or the number of tokens.
+        """
         graph, flow = self.parts.graph, self.parts.cut.flow
         sizes = hints_for(graph.inputs, graph.guards, {})
         device, *_ = devices(graph.module)
         sources = {str(node.target): node for node in flow.sources}
+        shapes = [[size if isinstance(size, int) else sizes[size] for size in spec.shape]
+                  for spec in graph.inputs]
+        count = next((each[1] for each in shapes if len(each) > 1), 1)
         inputs: list[Tensor] = []
-        for spec in graph.inputs:
-            shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
-            value = torch.ones(shape, dtype=spec.dtype, device=device)
+        for spec, lengths in zip(graph.inputs, shapes, strict=True):
+            flows = spec.name in sources and len(lengths) > 1
+            filled = 1 if flows else count if told is None else told
+            value = torch.full(lengths, filled, dtype=spec.dtype, device=device)
             if spec.name in sources and along is not None and value.ndim > along:
                 half = value.shape[along] // 2
                 value.narrow(along, half, value.shape[along] - half).zero_()

@@ -214,3 +214,35 @@ def test_outputs_that_are_the_stream() -> None:
                       exp(clean={"ids": clean}, corrupt={"ids": corrupt})):
             for one, wanted in zip(found[1], (model.out(x + m), x, x + m), strict=True):
                 torch.testing.assert_close(one, wanted, rtol=1e-10, atol=1e-10)
+
+
+class Hides(nn.Module):
+    """Attention to both sides; the mask is true at padding, which no query may read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 8), nn.Linear(8, 5)
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, input_ids: Tensor, padding_mask: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        q, k, v = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        scores = (q @ k.mT).masked_fill(padding_mask[:, None, None], float("-inf"))
+        return self.out(x + self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)))
+
+
+def test_a_mask_that_is_true_at_padding_hides_nothing_that_is_read() -> None:
+    torch.manual_seed(0)
+    model = Hides().double().eval()
+    clean, corrupt = torch.randint(0, 9, (2, BATCH, LENGTH))
+    mask = torch.zeros(BATCH, LENGTH, dtype=torch.bool)
+    mask[1, -2:] = True
+    parts = trace(model, {"input_ids": clean, "padding_mask": mask}).components()
+    exp = rw.expand([rw.Hypothesis(parts, {"clean": paths}, "corrupt")
+                     for paths in ("~(...)", "embed@[4]")])
+    mixed = torch.where(torch.arange(LENGTH) == 4, clean, corrupt)
+    with torch.no_grad():
+        found = exp.run(clean={"input_ids": clean, "padding_mask": mask},
+                        corrupt={"input_ids": corrupt, "padding_mask": mask})
+        torch.testing.assert_close(found[1], model(mixed, mask), rtol=1e-10, atol=1e-10)
+    assert parts.dag.motion.looks_ahead()
