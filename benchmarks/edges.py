@@ -48,9 +48,9 @@ class Watched(Pieces):
 
     asked: Piece | None = None
 
-    def predict(self, expansion: Expansion) -> int:
+    def predict(self, expansion: Expansion, batch_size: int | None = None) -> int:
         """As before, FLOPs too."""
-        (batch,) = self.pairs.batches(self.batch_size)
+        batch = next(iter(self.pairs.batches(batch_size or self.batch_size)))
         arguments = expansion.arguments({run: batch.inputs[run] for run in expansion.runs})
         given = [replace(spec, shape=tuple(value.shape))
                  for spec, value in zip(expansion.inputs, arguments, strict=True)]

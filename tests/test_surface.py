@@ -15,7 +15,7 @@ import tomli_w
 import torch
 
 import rewrite as rw
-from rewrite.errors import ArgumentError, RewriteError
+from rewrite.errors import ArgumentError, DataError, RewriteError
 from tests.surface import NEW, SLOW, Callable_, surface, tried, world, wrong_values
 from tests.zoo import tokens
 
@@ -152,12 +152,13 @@ def test_the_border_is_not_seen() -> None:
     assert rw.Graph.find.__globals__["__name__"] == rw.Graph.find.__module__
 
 
-def test_what_a_function_raises_goes_through() -> None:
+def test_what_a_function_raises_is_named() -> None:
     def failing(reference: Any, hypothesis: Any, batch: Any) -> torch.Tensor:
         raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    with pytest.raises(DataError, match=r"raises ZeroDivisionError at .*: mine") as at:
         rw.evaluate(world()["hypothesis"], world()["pairs"], failing)
+    assert isinstance(at.value.__cause__, ZeroDivisionError)
 
 
 def test_a_new_callable_needs_arguments() -> None:

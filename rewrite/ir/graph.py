@@ -173,9 +173,13 @@ class Graph(Fields, Selecting, Editing):
         """The same interface over another module; its certificate is gone with the old one."""
         return replace(self, module=module, certificate=None, trail=None)
 
+    @cached_property
+    def _followed(self) -> Any:
+        return self.live and self.live.followed(self)
+
     @property
     def _exchanged(self) -> str | None:
-        return self.live and self.live.exchanged()
+        return self._followed and self._followed.exchanged()
 
     def verify(self, inputs: Mapping[str, Any] | None = None) -> Certificate:
         """Compare the graph with the model that it was traced from, as that is now.

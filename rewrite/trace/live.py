@@ -9,6 +9,7 @@ from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from rewrite.errors import TraceError
 from rewrite.ir.certificate import Certificate
@@ -17,8 +18,22 @@ from rewrite.ir.values import attribute
 from rewrite.trace.hooks import hook_notes
 from rewrite.trace.weights import is_whole, measured, with_weights
 
-Slot = tuple[ReferenceType[nn.Module], str, str, ReferenceType[Any], str]
-"""Who holds something, in which table, by what name, what it was, and what it is called."""
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Who holds something, in which table, by what name, what it was, and what it is called.
+
+    `weights` are those of the graph that are reached through it.
+    """
+
+    owner: ReferenceType[nn.Module]
+    table: str
+    name: str
+    was: ReferenceType[Any]
+    what: str
+    weights: list[ReferenceType[Tensor]]
+
+
 AGAIN = ("trace the model again, or take the graph over the weights that it has now: "
          "graph.with_weights(model)")
 
@@ -51,18 +66,26 @@ class Live:
             owner, name, tensor = chain[-1]
             if tensor is not attribute(graph.module, path) or not isinstance(tensor, Tensor):
                 continue
-            above = f"a module above {path}"
-            slots |= {(id(module), key): (ref(module), "_modules", key, ref(child), above)
-                      for module, key, child in chain[:-1]}
+            for module, key, child in chain[:-1]:
+                above = Slot(ref(module), "_modules", key, ref(child), f"a module above {path}", [])
+                slots.setdefault((id(module), key), above).weights.append(ref(tensor))
             if isinstance(tensor, nn.Parameter):
-                slots[id(owner), name] = (ref(owner), "_parameters", name, ref(tensor),
-                                          f"parameter {path}")
+                slots[id(owner), name] = Slot(ref(owner), "_parameters", name, ref(tensor),
+                                              f"parameter {path}", [ref(tensor)])
             elif name in owner._buffers:
-                buffers.append((ref(owner), "_buffers", name, ref(tensor), f"buffer {path}"))
+                buffers.append(Slot(ref(owner), "_buffers", name, ref(tensor), f"buffer {path}",
+                                    [ref(tensor)]))
         return cls(ref(model), tuple(slots.values()), tuple(buffers), hook_notes(model), inputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Live, ()
+
+    def followed(self, graph: Graph) -> Live:
+        """The same, of what a graph reads still: surgery may have put others in place of some."""
+        read = {id(attribute(graph.module, str(node.target)))
+                for node in graph.module.graph.find_nodes(op="get_attr")}
+        return replace(self, slots=tuple(
+            slot for slot in self.slots if any(id(weight()) in read for weight in slot.weights)))
 
     def exchanged(self) -> str | None:
         """What is wrong if a parameter of the model is not that of the graph any more."""
@@ -128,7 +151,7 @@ def not_finite(model: nn.Module) -> tuple[str, ...]:
 def _ends(value: Tensor) -> Tensor:
     """The least and the greatest entry, both nan if one is."""
     if not value.is_floating_point() or not value.numel() or value.is_meta or value.is_quantized \
-            or value.layout != torch.strided:
+            or value.layout != torch.strided or is_fake(value):
         return torch.zeros(2)
     value = value.detach()
     value = value.float() if value.dtype.itemsize == 1 else value
@@ -145,7 +168,7 @@ def _owners(model: nn.Module, path: str) -> Iterator[tuple[nn.Module, str, Any]]
 
 def _others(slots: tuple[Slot, ...]) -> Iterator[str]:
     """What is not held any more; of a holder that is gone itself, nothing is said."""
-    for owner, table, name, was, what in slots:
-        holder = owner()
-        if holder is not None and vars(holder)[table].get(name) is not was():
-            yield f"{what} is another one"
+    for slot in slots:
+        holder = slot.owner()
+        if holder is not None and vars(holder)[slot.table].get(slot.name) is not slot.was():
+            yield f"{slot.what} is another one"

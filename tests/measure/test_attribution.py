@@ -50,7 +50,8 @@ def test_subsets_and_files_keep_which_examples_belong_together() -> None:
     assert back.attribution().equals(result.attribution())
     assert "references" not in make(references=None).table
     old = {k: v for k, v in make(references=None).to_dict().items() if k != "reference"}
-    assert Result.from_dict(old).reference == "clean"
+    with pytest.raises(FileError, match="a file of a result has no 'reference'"):
+        Result.from_dict(old)
 
 
 def test_same_reference_reads_the_reference_alone() -> None:

@@ -13,6 +13,7 @@ import rewrite as rw
 from rewrite.errors import BackendError
 from rewrite.ir.text import to_text
 from rewrite.ir.values import devices
+from rewrite.parts.kept import Kept
 from rewrite.run import pieces, shipping
 from rewrite.run.shipping import portable
 from tests.zoo import tokens, traced
@@ -30,7 +31,7 @@ def apart() -> rw.Components:
     weights: dict[str, Tensor] = {name: module.get_parameter(name) for name in names}
     weights[names[-1]] = nn.Parameter(weights[names[-1]].detach().to(META))
     moved = torch.fx.GraphModule(weights, module.graph)
-    return replace(parts, graph=parts.graph.with_module(moved), kept={})
+    return replace(parts, graph=parts.graph.with_module(moved), kept=Kept())
 
 
 def test_a_worker_holds_one_device() -> None:

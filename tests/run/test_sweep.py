@@ -330,8 +330,8 @@ def test_budgets() -> None:
 # files
 
 
-class Stop(Exception):
-    pass
+class Stop(KeyboardInterrupt):
+    """What the border lets through."""
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path: Path, sizes: list[int]) -> None:

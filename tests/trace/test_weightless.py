@@ -177,7 +177,7 @@ def test_a_configuration_without_a_class(family: str, name: str) -> None:
 def test_a_class_that_does_not_exist() -> None:
     found = config("llama")
     found.architectures = ["NoSuchModel"]
-    with pytest.raises(TraceError, match="NoSuchModel, which this version of transformers"):
+    with pytest.raises(TraceError, match="NoSuchModel, which is no model of this version"):
         rw.trace(found)
 
 
