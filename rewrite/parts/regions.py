@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import fx
 
-from rewrite.ir.flow import PAIRED, Flow, args, is_float
+from rewrite.ir.flow import CHOICES, PAIRED, Flow, args, is_float, shape
 from rewrite.ir.notes import MEMBER, OWN, SUM
 from rewrite.parts.attention import find_cores, unread
 from rewrite.rules.find_heads import find_layers
@@ -22,6 +23,7 @@ Slot = tuple[str, fx.Node]
 aten = torch.ops.aten
 PRODUCTS = {aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor, aten.matmul.default,
             aten.bmm.default}
+LOOKUPS = {aten.embedding.default, *CHOICES}
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def cut(flow: Flow, granularity: str | None = None) -> Cut:
     writers |= _scales(flow, writers - {*ends, *apart, *known}, stream, writers | {*flow.sources})
     while more := _shared(flow, writers, {*sums, *flow.sources}) - writers:
         writers |= more
+    writers |= _rows(flow, writers, {*sums, *flow.sources})
     stops = {*writers, *sums, *flow.sources}
     ordered = sorted(writers, key=flow.order.__getitem__)
     regions = []
@@ -249,10 +252,7 @@ def _scales(
 def _shared(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.Node]:
     """Values behind a product that several regions would compute again: written once instead."""
     stops = writers | fixed
-    counts: dict[fx.Node, int] = {}
-    for writer in writers:
-        for node in flow.cone(writer, stops):
-            counts[node] = counts.get(node, 0) + 1
+    counts = Counter(node for writer in writers for node in flow.cone(writer, stops))
     shared = {node for node, count in counts.items() if count > 1}
     costly = {
         node for node in shared
@@ -262,6 +262,23 @@ def _shared(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.No
         node for node in costly
         if any(user not in shared and user in counts for user in node.users)
     }
+
+
+def _rows(flow: Flow, writers: set[fx.Node], fixed: set[fx.Node]) -> set[fx.Node]:
+    """Rows of a table of weights that several regions would look up again: written once instead.
+
+    An embedding that is kept beside the stream, for example, and added to nothing: some region
+    reads it and the stream.  What reads sources alone is an embedding itself.
+    """
+    stops = writers | fixed
+    cones = [flow.cone(writer, stops) for writer in writers]
+    counts = Counter(node for cone in cones for node in cone)
+    ends = stops.difference(flow.sources)
+    beside = set[fx.Node]().union(*(cone for cone in cones if any(
+        operand in ends for node in cone for operand in flow.operands(node))))
+    return {node for node in beside if counts[node] > 1 and node.target in LOOKUPS
+            and is_float(node) and flow.from_weights(node.all_input_nodes[0])
+            and len(shape(node.all_input_nodes[0])) == 2}
 
 
 def _region(
