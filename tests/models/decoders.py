@@ -338,7 +338,10 @@ DECODERS: tuple[Family, ...] = (
                "partition": "layers share what the indexer selects, and each of them holds its "
                             "weights; what makes its queries is a part of its own"}),
     Family("hy_v4", "HYV4ForCausalLM", "HYV4Config", MLA | ROUTED | INDEX | DENSE_SPARSE
-           | {"hc_mult": 2, "indexer_types": ["full", "shared"]}),
+           | {"hc_mult": 2, "indexer_types": ["full", "shared"]}, known={
+               "partition": "layers share what the indexer selects, and each of them holds its "
+                            "weights; what makes its queries is a part of its own, and so is a "
+                            "dense MLP, which is scaled by what a matrix makes of the streams"}),
     Family("longcat_flash", "LongcatFlashForCausalLM", "LongcatFlashConfig",
            TEXT | LATENT | {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 4,
            "num_key_value_heads": 4, "head_dim": 4, "ffn_hidden_size": 48,
@@ -418,7 +421,8 @@ DECODERS: tuple[Family, ...] = (
            blocks=lambda c: 3 * c.num_hidden_layers),
     Family("inkling2", "Inkling2ForCausalLM", "Inkling2TextConfig",
            without(GQA | ROUTED | SHORT, "intermediate_size", "n_shared_experts")
-           | {"unpadded_vocab_size": VOCAB, "n_layers_per_attn_res_block": 1, "route_scale": 1.0}),
+           | {"unpadded_vocab_size": VOCAB, "n_layers_per_attn_res_block": 1, "route_scale": 1.0},
+           blocks=lambda c: 3 * c.num_hidden_layers),  # as in Inkling
     Family("olmo_hybrid", "OlmoHybridForCausalLM", "OlmoHybridConfig",
            KV | DELTA | LINEAR_FULL, heads=attending, blocks=mixers),
     Family("qwen3_5", "Qwen3_5ForCausalLM", "Qwen3_5TextConfig",

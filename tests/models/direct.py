@@ -1,7 +1,8 @@
 """Direct paths by hand: every writer of the original model is frozen by hooks, but one.
 
 All modules of the layers that hold a matrix give what they gave on the corrupt run, call by call,
-and so do products with the matrices of modules that are never called themselves;
+and so do products with the matrices of modules that are never called themselves, or that scale
+what they read by a norm of their own (hyper-connections: the norm runs as all norms do);
 one of them gives something else: the output projection of an attention with one head's share of
 its input from the clean run, or the modules of an MLP what they gave there.  Scales, norms and sums
 of the stream run as they are, and so does what follows the layers.  So the output is that of the
@@ -55,6 +56,14 @@ def attentions(model: nn.Module) -> list[str]:
         if name and named and len(holds) > 1 and not inside:
             found.append(name)
     return found
+
+
+def _scales(module: nn.Module, output: Any) -> bool:
+    """Whether a module makes several values of a norm that it runs and of a matrix of its own."""
+    norms = any("norm" in type(child).__name__.lower() for child in module.children())
+    attends = any(word in type(module).__name__.lower() for word in ("attention", "attn"))
+    own = any(p.ndim > 1 for p in module.parameters(recurse=False))
+    return isinstance(output, tuple) and norms and own and not attends
 
 
 class Uses(TorchFunctionMode):
@@ -151,7 +160,9 @@ class Frozen:
         self.model, self.run = model, corrupt
         names = matrices(model)
         self.attentions = attentions(model)
-        called = {name for name, _ in record(model, names, corrupt).outputs}
+        first = record(model, names, corrupt).outputs
+        called = {name for name, _ in first} - {
+            name for (name, _), output in first.items() if _scales(names[name], output)}
         elsewhere = {p for name in called for p in names[name].parameters(recurse=False)}
         self.uncalled = {name for name, module in names.items() if name not in called
                          and elsewhere.isdisjoint(module.parameters(recurse=False))}
