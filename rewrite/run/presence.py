@@ -15,6 +15,9 @@ from rewrite.paths import PathSet
 from rewrite.paths.pattern import Name, Within, walk
 from rewrite.paths.wiring import Wiring
 
+aten = torch.ops.aten
+COMPARED = {aten.eq.Scalar, aten.ne.Scalar}
+
 
 def notes_on_data(
     path_sets: Iterable[PathSet], parts: Components, pairs: Pairs, runs: Iterable[str]
@@ -31,7 +34,9 @@ def notes_on_data(
 
     Raises `DataError` for a position, or a window of hops, that is empty in all of them.
     """
-    return [*_positions(dict.fromkeys(path_sets), parts, pairs), *_equal(pairs, runs)]
+    runs = list(dict.fromkeys(runs))
+    return [*_positions(dict.fromkeys(path_sets), parts, pairs), *_equal(pairs, runs),
+            *_marked(parts, pairs, runs)]
 
 
 def _equal(pairs: Pairs, runs: Iterable[str]) -> Iterator[str]:
@@ -44,6 +49,25 @@ def _equal(pairs: Pairs, runs: Iterable[str]) -> Iterator[str]:
             effects = "every effect is 0" if equal == len(pairs) else "their effects are 0"
             yield (f"the runs {pairs.reference} and {run} are equal in {_of(equal, pairs)}: "
                    f"{effects}")
+
+
+def _marked(parts: Components, pairs: Pairs, runs: Iterable[str]) -> Iterator[str]:
+    """Notes on tokens that the model itself tells apart, at an end of a text: padding, perhaps."""
+    layout = parts.layout
+    hidden = {layout.tokens.get(length) for length in layout.padding}
+    asked = dict[str, set[float]]()
+    for node in parts.graph.module.graph.nodes:
+        if node.target in COMPARED and node.args[0].op == "placeholder":
+            asked.setdefault(str(node.args[0].target), set()).add(node.args[1])
+    for name in (name for name in layout.tokens.values() if name not in hidden):
+        for token in sorted(asked.get(name, ())):
+            count = sum(any(token in (example[name][0].item(), example[name][-1].item())
+                            for example in each if name in example)
+                        for each in zip(*(pairs.runs[run] for run in runs), strict=True))
+            if count:
+                yield (f"the model compares {name} with {token:g}, which begins or ends "
+                       f"{_of(count, pairs)}: if it is padding, it is counted as a token here; "
+                       "leave it out, or give a model that takes a mask")
 
 
 def _positions(path_sets: Iterable[PathSet], parts: Components, pairs: Pairs) -> Iterator[str]:

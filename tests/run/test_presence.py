@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import rewrite as rw
@@ -111,3 +113,35 @@ def test_the_command_ends_in_an_error(tmp_path: Path) -> None:
                    pairs=rw.Pairs.from_tensors(runs), metric=rw.kl_divergence())
     found = CliRunner().invoke(app, ["test", str(file)], terminal_width=200)
     assert found.exit_code == 1 and "is empty in all 3 examples" in found.output
+
+
+class Marked(nn.Module):
+    """Finds padding by itself, by the token 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mlp, self.out = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        x = x + self.mlp(x).relu()
+        real = (ids != 0)[..., None]
+        return self.out(x + (x * real).cumsum(1))
+
+
+def test_tokens_that_the_model_tells_apart() -> None:
+    ids = torch.randint(1, 9, (4, 5))
+    parts = rw.trace(Marked().eval(), {"ids": ids}).components()
+    padded = ids.clone()
+    padded[1, 3:] = padded[2, :1] = 0
+
+    def notes(clean: Tensor) -> tuple[str, ...]:
+        pairs = rw.Pairs.from_tensors({"clean": {"ids": clean}, "corrupt": {"ids": ids.flip(0)}})
+        hypothesis = rw.Hypothesis(parts, {"clean": "m0"})
+        return rw.evaluate(hypothesis, pairs, rw.kl_divergence(position=-1)).notes
+
+    (note,) = notes(padded)
+    assert note.startswith("the model compares ids with 0, which begins or ends 2 of 4 examples")
+    inside = ids.clone()
+    inside[:, 2] = 0
+    assert not notes(ids) and not notes(inside)
