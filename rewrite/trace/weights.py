@@ -64,8 +64,11 @@ def is_whole(graph: Graph) -> bool:
 def _finder(weights: nn.Module | Mapping[str, Tensor]) -> Callable[[str], Any]:
     if isinstance(weights, Mapping):
         names = plain_paths(weights)
-        return safe(lambda name: weights.get(names.get(name, name)), "the dict of weights",
-                    TraceError)
+
+        def held(name: str) -> Any:
+            return weights.get(names.get(name, name))
+
+        return safe(held, "the dict of weights", TraceError)
 
     def find(name: str) -> Any:
         try:
