@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -171,10 +172,28 @@ def _load_pretrained(
         config = config_of(name, trusted)
         kind = class_of(config, name, trusted)
         if (files := Path(name)).is_dir():
-            _check_size(_empty(config, kind, dtype or torch.float32), files.iterdir())
+            empty = _empty(config, kind, dtype or torch.float32)
+            _check_size(empty, files.iterdir())
+            if getattr(config, "quantization_config", None) is None:
+                _check_types(empty, files.glob("*.safetensors"))
         model, info = kind.from_pretrained(name, dtype=dtype or torch.float32,
                                            trust_remote_code=trusted, **REPORT)
     return model.eval(), shortfall(name, kind.__name__, info, allow_missing)
+
+
+def _check_types(empty: nn.Module, files: Iterable[Path]) -> None:
+    """Raise `TraceError` for integers where a model has floats: they are other bits."""
+    prefix = f"{getattr(empty, 'base_model_prefix', '')}."
+    known = {name.removeprefix(prefix) for name, weight in empty.named_parameters()
+             if weight.is_floating_point()}
+    for file in files:
+        with safe_open(file, "pt") as held:
+            for name in held.keys():  # noqa: SIM118, it is no dict
+                found = held.get_slice(name).get_dtype()
+                if found[0] in "IU" and name.removeprefix(prefix) in known:
+                    raise TraceError(f"{file.name} holds {name} as integers ({found}), and the "
+                                     "model has floating numbers there: copy the file again, or "
+                                     "save the model again")
 
 
 def _load_gguf(

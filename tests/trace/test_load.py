@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import rewrite as rw
 from rewrite.errors import TraceError
 from rewrite.trace import load
+from tests.tinyfolder import save_tiny
 from tests.zoo import logits, tiny, tokens
 
 
@@ -62,3 +64,16 @@ def test_a_name_that_does_not_exist(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(TraceError, match=f"'{name}' could not be loaded as a model"):
         rw.trace(name)
+
+
+@pytest.mark.parametrize("name", ["h.0.mlp.c_fc.weight", "wte.weight"])
+def test_floats_that_a_header_calls_integers(name: str, tmp_path: Path) -> None:
+    file = save_tiny(tmp_path / "tiny") / "model.safetensors"
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header[f"transformer.{name}"]["dtype"] = "I32"
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(TraceError, match=rf"holds transformer\.{name} as integers \(I32\)"):
+        rw.trace(tmp_path / "tiny")
