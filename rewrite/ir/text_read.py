@@ -373,8 +373,8 @@ def _found(
     owners: tuple[nn.Module | Mapping[str, Tensor], ...], name: str, kind: type
 ) -> Any:
     """The weight or module with a dotted name, of the first owner that has it."""
-    if "__" in name:  # what Python itself gives to objects
-        return None
+    if any(part.startswith("__") and part.endswith("__") for part in name.split(".")):
+        return None  # what Python itself gives to objects
     for owner in owners:
         try:
             held = owner.get(name) if isinstance(owner, Mapping) else attribute(owner, name)

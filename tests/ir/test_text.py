@@ -239,6 +239,18 @@ def test_errors_point_at_the_place(
         carets.count("^") >= len(below.strip()) or len(below) == 1)
 
 
+def test_weights_whose_names_hold_two_underscores() -> None:
+    weight = torch.randn(4)
+    read = from_text("""graph Scaled {
+      @a__b.c : float32[4]
+      input %x : float32[batch, 4]
+      %mul = mul.Tensor(%x, @a__b.c) : float32[batch, 4]
+      output output = %mul
+    }""", {"a__b.c": weight})
+    x = torch.randn(3, 4)
+    assert torch.equal(read(x)["output"], x * weight)
+
+
 def test_an_empty_text(small: Graph) -> None:
     with pytest.raises(TextError, match="the text is empty: expected 'graph NAME"):
         from_text("\n", small)
