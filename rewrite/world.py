@@ -5,7 +5,6 @@ what failed, where, why in a line, and the error itself as its cause.  Errors of
 as they are, and so does what ends a program (`KeyboardInterrupt`).
 
     with reading(path):               # a file: FileError
-    with loading(name):               # a model: TraceError
     with calling(function, "..."):    # a function of the user: the kind that is asked for
 """
 
@@ -18,13 +17,13 @@ import stat
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rewrite.errors import ArgumentError, FileError, RewriteError, TraceError, near
+from rewrite.errors import ArgumentError, FileError, RewriteError, near
 from rewrite.kinds import kind_of, short
 
 LONGEST = 2**32  # bytes of a text that is read; what claims to be longer is none
@@ -35,8 +34,7 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a dev
           stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
 
-@contextmanager
-def turned(kind: type[RewriteError], say: Callable[[str], str]) -> Iterator[None]:
+def turned(kind: type[RewriteError], say: Callable[[str], str]) -> AbstractContextManager[None]:
     """Whatever is raised becomes `kind(say(reason))`, with the error as its cause.
 
     >>> with turned(FileError, "the file is no table: {}".format):
@@ -45,17 +43,10 @@ def turned(kind: type[RewriteError], say: Callable[[str], str]) -> Iterator[None
     ...
     rewrite.errors.FileError: the file is no table: list index out of range
     """
-    try:
-        yield
-    except RewriteError:
-        raise
-    except BaseException as error:
-        if not (isinstance(error, Exception) or _is_panic(error)):
-            raise
-        raise kind(say(reason(error))) from error
+    return _turned(kind, lambda error: say(reason(error)))
 
 
-def reading(what: str | Path) -> Any:
+def reading(what: str | Path) -> AbstractContextManager[None]:
     """What is raised while a file, or what was in it, is read becomes a `FileError`.
 
     >>> with reading("sweep.json"):
@@ -78,14 +69,7 @@ def edited(what: str, advice: str) -> Iterator[None]:
                         ) from error
 
 
-def loading(model: object, advice: str = "") -> Any:
-    """What is raised while a model is loaded becomes a `TraceError`."""
-    return turned(TraceError, lambda why: f"{str(model)[:SHOWN]!r} could not be loaded as a model: "
-                                          f"{why}{advice}")
-
-
-@contextmanager
-def calling(what: str, kind: type[RewriteError] = ArgumentError) -> Iterator[None]:
+def calling(what: str, kind: type[RewriteError] = ArgumentError) -> AbstractContextManager[None]:
     """What is raised by a function of the user becomes `kind`, which says at which line.
 
     >>> with calling("the function of the metric"):
@@ -94,16 +78,8 @@ def calling(what: str, kind: type[RewriteError] = ArgumentError) -> Iterator[Non
     ...
     rewrite.errors.ArgumentError: the function of the metric raises ValueError...
     """
-    try:
-        yield
-    except RewriteError:
-        raise
-    except BaseException as error:
-        if not (isinstance(error, Exception) or _is_panic(error)):
-            raise
-        said = reason(error)
-        name = type(error).__name__
-        raise kind(f"{what} raises {name}{_line(error)}: {said}") from error
+    return _turned(kind, lambda error: f"{what} raises {type(error).__name__}{_line(error)}: "
+                                       f"{reason(error)}")
 
 
 def safe(function: Callable[..., Any], what: str, kind: type[RewriteError] = ArgumentError
@@ -215,6 +191,18 @@ def check_table(
         if kind is not None and not kind.holds(value):
             place, wanted, found = kind.fault(value, name)
             raise FileError(f"{place} of {where} must be {wanted.words}, found {short(found)}")
+
+
+@contextmanager
+def _turned(kind: type[RewriteError], say: Callable[[BaseException], str]) -> Iterator[None]:
+    try:
+        yield
+    except RewriteError:
+        raise
+    except BaseException as error:
+        if not (isinstance(error, Exception) or _is_panic(error)):
+            raise
+        raise kind(say(error)) from error
 
 
 def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:

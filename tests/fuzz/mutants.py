@@ -136,9 +136,6 @@ def edited(tree: Any, draw: random.Random) -> Any:
     return tree
 
 
-MARK = "\u2603{}\u2603"
-
-
 def as_json(tree: Any) -> bytes:
     """A tree as JSON, with what is `Raw` as it is."""
     return _written(tree, lambda value: json.dumps(value, indent=1)).encode()
